@@ -15,6 +15,9 @@ import re
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
+
+Number = TypeVar("Number", int, float)
 
 DEFAULT_CGROUP_ROOT = "/sys/fs/cgroup"
 
@@ -182,7 +185,7 @@ def parse_cpu_max(content: bytes | None) -> Limit | None:
 
 
 def parse_pressure(content: bytes | None) -> dict[str, Pressure] | None:
-    """Parse a PSI file to {"some": Pressure, "full": Pressure}; None where PSI is off, no "full" for cpu before 5.13."""
+    """Parse a PSI file to {"some": Pressure, "full": Pressure}; None where PSI is off; cpu has "full" since 5.13."""
     lines: dict[str, Pressure] = {}
     for line in (content or b"").decode("ascii", "replace").splitlines():
         kind, *fields = line.split()
@@ -193,6 +196,28 @@ def parse_pressure(content: bytes | None) -> dict[str, Pressure] | None:
         except (KeyError, ValueError):
             continue
     return lines or None
+
+
+def delta(before: Number | None, after: Number | None) -> Number | None:
+    """Return how far a counter went, None if it is unknown at an end or went backwards (was reset)."""
+    if before is None or after is None or after < before:
+        return None
+    return after - before
+
+
+def pressure_shares(
+    first: dict[str, Pressure] | None, last: dict[str, Pressure] | None, window: float | None
+) -> dict[str, dict[str, float | None]] | None:
+    """Return {"some": {share, avg10, avg60, avg300}, "full": ...}: the share of the window and the kernel's percent."""
+    if last is None:
+        return None
+    result: dict[str, dict[str, float | None]] = {}
+    for kind, line in last.items():
+        before = first.get(kind) if first else None
+        stalled = delta(before.total, line.total) if before else None
+        share = None if stalled is None or not window else min(1.0, stalled / window)
+        result[kind] = {"share": share, "avg10": line.avg10, "avg60": line.avg60, "avg300": line.avg300}
+    return result
 
 
 def working_set(current: int | None, inactive_file: int | None) -> int | None:
@@ -238,13 +263,13 @@ def container_paths(tree: Hierarchy, wanted: Iterable[str] | None = None, contro
         return dict(_search(root, "", _SEARCH_DEPTH))
     missing = set(wanted)
     found: dict[str, str] = {}
-    # Both searches are generators: the second one reads nothing while nothing is missing.
+    # Both searches are generators: the second one reads nothing unless something is still missing.
     for container, path in itertools.chain(_usual_places(root), _search(root, "", _SEARCH_DEPTH)):
-        if not missing:
-            break
         if container in missing:
             found[container] = path
             missing.discard(container)
+        if not missing:
+            break
     return found
 
 
@@ -274,6 +299,14 @@ def read_cpu(tree: Hierarchy, path: str) -> CpuReading | None:
         limit = parse_quota_v1(read_bytes(f"{cpu}/cpu.cfs_quota_us"), read_bytes(f"{cpu}/cpu.cfs_period_us"))
     pressure = parse_pressure(read_bytes(f"{tree.unified}/{path}/cpu.pressure")) if tree.unified else None
     return CpuReading(at, inode, usage, stat, limit, pressure)
+
+
+def cores_used(first: CpuReading | None, last: CpuReading | None) -> float | None:
+    """Return the cores used between two readings, None if one is missing or the counter was reset."""
+    if first is None or last is None or last.at <= first.at:
+        return None
+    used = delta(first.usage_seconds, last.usage_seconds)
+    return None if used is None else used / (last.at - first.at)
 
 
 def read_memory(tree: Hierarchy, path: str) -> MemoryReading:

@@ -33,6 +33,8 @@ UNSEEN_SHARE = 0.05
 UNSEEN_CORES = 0.002
 # Fewer periods than this, and where the window happens to begin decides how usage compares with the limit.
 FEWEST_PERIODS = 10
+# The kernel's and Docker's enforcement period in seconds, where none can be read.
+DEFAULT_PERIOD = 0.1
 
 UNSATURATED = "unsaturated"
 SATURATED = "saturated"
@@ -65,7 +67,7 @@ class CpuWindow:
     usage: float | None
     limit: float | None
     window: float
-    period: float = 0.1
+    period: float = DEFAULT_PERIOD
     limit_problem: str | None = None
     throttled_periods: int | None = None
     threads: Sequence[ThreadShare] | None = None

@@ -498,8 +498,7 @@ def _reservation_shortages(
             continue
         eligible = eligible_nodes(change.service, nodes)
         held = own.get(change.service.id, [])
-        count = len(eligible) if change.after.replicas is None else change.after.replicas
-        if not _place(room, change, eligible, held, wanted, count):
+        if not _place(room, change, eligible, held, wanted):
             shortages.append((change, _shortage(wanted, eligible, room)))
     return shortages
 
@@ -510,8 +509,8 @@ def _place(
     eligible: Sequence[Node],
     held: Iterable[tuple[str, tuple[int, int]]],
     wanted: tuple[int, int],
-    count: int,
 ) -> bool:
+    count = len(eligible) if change.after.replicas is None else change.after.replicas
     if change.service.start_first and count and any(wanted) and not any(room.fits(n.id, wanted) for n in eligible):
         return False  # the new task must fit beside the old one
     for node_id, amount in held:

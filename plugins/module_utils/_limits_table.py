@@ -245,8 +245,8 @@ def match_rows(rows: Sequence[Row], services: Sequence[Selectable]) -> tuple[dic
         best = max(row.weight for row in matching)
         winners = [row for row in matching if row.weight == best]
         if len(winners) > 1:
-            names = " and ".join(row.name for row in winners)
-            errors.append(f"{names} are equally specific for service {service.name}: make one of them more specific")
+            rivals = " and ".join(row.name for row in winners)
+            errors.append(f"{rivals} are equally specific for service {service.name}: make one of them more specific")
         chosen[service.name] = winners[0]
     names = [service.name for service in services]
     errors += [_unmatched(row, names) for row in rows if row.number not in used]
