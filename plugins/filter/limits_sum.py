@@ -10,7 +10,8 @@ short_description: What a table of limits sums to, without a connection
 version_added: 0.1.0
 author: Even Keel contributors
 description:
-  - Gives every service its row by the rules of M(evenkeel.swarm.service_limits) and sums the limits of the tasks that run.
+  - Gives every service its row by the rules of M(evenkeel.swarm.service_limits) and sums the limits of the tasks that
+    run.
   - Fails for a table in which that module would find an error.
 options:
   _input:
@@ -19,7 +20,8 @@ options:
     elements: dict
     required: true
   services:
-    description: The services. Each has a C(name), C(replicas) (how many of its tasks run) and, where rows select by them, C(labels).
+    description: The services. Each has a C(name), C(replicas) (how many of its tasks run) and, where rows select by
+      them, C(labels).
     type: list
     elements: dict
     required: true
@@ -43,8 +45,8 @@ EXAMPLES = r"""
 RETURN = r"""
 _value:
   description: >-
-    C(services), C(running_tasks), C(limits_cpus) in cores, C(limits_memory) in bytes, C(unlimited_cpus) and C(unlimited_memory)
-    (tasks without such a limit), C(cores), C(oversubscription) (limits for each core).
+    C(services), C(running_tasks), C(limits_cpus) in cores, C(limits_memory) in bytes, C(unlimited_cpus) and
+    C(unlimited_memory) (tasks without such a limit), C(cores), C(oversubscription) (limits for each core).
   type: dict
 """
 

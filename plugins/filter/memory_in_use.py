@@ -10,8 +10,8 @@ short_description: Highest working set of a task for each service
 version_added: 0.1.0
 author: Even Keel contributors
 description:
-  - Reads what M(evenkeel.swarm.throttling_info) measured on several hosts and returns what the option O(evenkeel.swarm.service_limits#module:memory_in_use)
-    takes.
+  - Reads what M(evenkeel.swarm.throttling_info) measured on several hosts and returns what the option
+    O(evenkeel.swarm.service_limits#module:memory_in_use) takes.
   - A service whose memory could not be measured is left out.
 options:
   _input:

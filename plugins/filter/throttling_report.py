@@ -10,7 +10,8 @@ short_description: One report of a whole Swarm from what each host measured
 version_added: 0.1.0
 author: Even Keel contributors
 description:
-  - Joins the results of M(evenkeel.swarm.throttling_info) on every host with those of M(evenkeel.swarm.service_limits_info) on a manager.
+  - Joins the results of M(evenkeel.swarm.throttling_info) on every host with those of
+    M(evenkeel.swarm.service_limits_info) on a manager.
   - A service's tasks on several hosts are added up. What was not measured is null, never 0.
 options:
   _input:

@@ -18,7 +18,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._units import NANO,
 
 Row = Mapping[str, Any]
 
-MISSING = "–"
+MISSING = "–"  # noqa: RUF001
 NO_LIMIT = "none"
 _UNITS = ("B", "K", "M", "G", "T")
 
@@ -34,7 +34,7 @@ def sum_limits(table: Sequence[Any], services: Sequence[Row], cores: float) -> d
     """Sum the limits that a table gives to the running tasks of services, on a number of cores.
 
     `services`: mappings with `name`, `replicas` (how many run) and, where the table selects by them, `labels`.
-    A row's own `replicas` win. Sums count only limited tasks; the others are in `unlimited_cpus` and `unlimited_memory`.
+    A row's own `replicas` win. Sums count limited tasks only; `unlimited_cpus` and `unlimited_memory` count the others.
     Raises TableError for a table with errors.
     """
     rows, errors = parse_table(table)
