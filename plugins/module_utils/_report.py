@@ -18,7 +18,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._units import NANO,
 
 Row = Mapping[str, Any]
 
-MISSING = "–"  # noqa: RUF001
+MISSING = "–"
 NO_LIMIT = "none"
 _UNITS = ("B", "K", "M", "G", "T")
 
