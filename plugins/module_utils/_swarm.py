@@ -7,12 +7,16 @@
 from __future__ import annotations
 
 import random
+import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
 Json = Any
+MIN_PYTHON = (3, 11)
 OUT_OF_SEQUENCE = "out of sequence"
 # Each try reads anew, so only a writer that wins every race in a row can exhaust them.
 CONFLICT_TRIES = 60
@@ -40,6 +44,31 @@ class SwarmError(Exception):
     def as_dict(self) -> dict[str, Any]:
         """Return the shape that modules return."""
         return {"code": self.code, "message": self.message, "details": self.details}
+
+
+def swarm_argument_spec() -> dict[str, Any]:
+    """Return the options that every module talking to a swarm has."""
+    return {"docker_host": {"type": "str", "default": "unix:///var/run/docker.sock"}}
+
+
+def open_swarm(module: AnsibleModule) -> Swarm:
+    """Connect to the module's engine, or end the module with what is missing for that."""
+    if sys.version_info < MIN_PYTHON:
+        wanted = ".".join(map(str, MIN_PYTHON))
+        found = ".".join(map(str, sys.version_info[:3]))
+        message = f"Python {wanted} or newer is needed on the managed host, {sys.executable} is {found}"
+        fail(module, SwarmError("python_too_old", f"{message}: set ansible_python_interpreter"))
+    if DOCKER_IMPORT_ERROR:
+        message = missing_required_lib("docker", reason="(Debian: python3-docker)")
+        fail(module, SwarmError("sdk_missing", message), exception=DOCKER_IMPORT_ERROR)
+    return Swarm(module.params["docker_host"])
+
+
+def fail(module: AnsibleModule, error: SwarmError, **results: Any) -> NoReturn:
+    """End the module with a failure: one sentence for people, code and details for programs."""
+    reason = error.details.get("reason")
+    module.fail_json(msg=f"{error.message}: {reason}" if reason else error.message, error=error.as_dict(), **results)
+    raise SystemExit(1)  # fail_json never returns; only its missing annotation makes this line needed
 
 
 class Swarm:
