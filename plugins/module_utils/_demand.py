@@ -1,0 +1,206 @@
+# Copyright: Even Keel contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Estimate how many cores a limited container would use without its limit.
+
+A closed-loop thread (work, wait for something else, work again) does the same work per round whether it is slowed
+down or not, so its demand is its run time over the time it was not held up: run / (1 - delay), at most one core.
+The sum over the threads, E, is the demand as long as the threads still reach their own waits. A thread that never
+does (a spinner, or a backlog) hides how much it wants: then only the interval from usage to E is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ansible_collections.evenkeel.swarm.plugins.module_utils._schedstat import ThreadShare
+
+# A container that uses less than this share of its limit is not held down by it.
+SATURATED_SHARE = 0.97
+# A limit that cut in in this share of all periods was used up in every one of them.
+ALWAYS_THROTTLED_SHARE = 0.95
+# Threads idle for less than this share of the window count as never idle.
+NEVER_IDLE_SHARE = 0.05
+# Never-idle threads may carry this share of a point estimate: what they hide then stays inside its error.
+HIDDEN_SHARE = 0.05
+# A node with less idle time than this holds its containers up by itself.
+CONTENDED_IDLE_SHARE = 0.10
+# A thread counts as active from this share of the window, running or waiting to.
+ACTIVE_SHARE = 0.01
+# Usage that no thread accounts for: above this share (and this many cores) threads came and went unseen.
+UNSEEN_SHARE = 0.05
+UNSEEN_CORES = 0.002
+# Fewer periods than this, and where the window happens to begin decides how usage compares with the limit.
+FEWEST_PERIODS = 10
+# The kernel's and Docker's enforcement period in seconds, where none can be read.
+DEFAULT_PERIOD = 0.1
+
+UNSATURATED = "unsaturated"
+SATURATED = "saturated"
+ROUGH = "rough"
+UNIDENTIFIABLE = "unidentifiable"
+# From the firmest to the weakest: a sum is as firm as its weakest part.
+REGIMES = (UNSATURATED, SATURATED, ROUGH, UNIDENTIFIABLE)
+
+
+@dataclass(frozen=True)
+class Demand:
+    """Cores: `estimate` is a number or None, `lower` and `upper` the interval, `reason` a sentence for people."""
+
+    estimate: float | None
+    lower: float | None
+    upper: float | None
+    regime: str | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class CpuWindow:
+    """What a window showed of one container. None: not measured.
+
+    `usage` in cores, `window` and `period` in seconds; `limit` in cores, None when there is none;
+    `limit_problem` says why `limit` can't be relied on (unreadable, changed inside the window), else None.
+    `threads` None: not readable. `node_idle` and `pressure_full` are shares of the window.
+    """
+
+    usage: float | None
+    limit: float | None
+    window: float
+    period: float = DEFAULT_PERIOD
+    limit_problem: str | None = None
+    throttled_periods: int | None = None
+    threads: Sequence[ThreadShare] | None = None
+    node_idle: float | None = None
+    pressure_full: float | None = None
+
+
+def idle_share(thread: ThreadShare) -> float:
+    """Return the share of the window a thread spent neither running nor waiting for a CPU.
+
+    Less than one wait of idle time is none: it is how far the ends of the window blur the delay.
+    """
+    idle = thread.life - thread.run - thread.delay
+    return 0.0 if idle <= min(thread.wait, NEVER_IDLE_SHARE) else idle
+
+
+def thread_demand(thread: ThreadShare) -> float:
+    """Return the cores a thread would use if it never had to wait for one: run / (1 - delay), at most its life.
+
+    With 1 - delay written as run + idle the formula stays inside its bounds while delay approaches 1.
+    """
+    idle = idle_share(thread)
+    if idle <= 0:
+        return thread.life if thread.run + thread.delay > 0 else 0.0
+    return thread.life * thread.run / (thread.run + idle)
+
+
+def runnable(threads: Iterable[ThreadShare]) -> float:
+    """Return how many threads ran or wanted to run, on average over the window."""
+    return sum(thread.run + thread.delay for thread in threads)
+
+
+def estimate_demand(cpu: CpuWindow) -> Demand:
+    """Return the demand of one container with the regime it was measured in."""
+    if cpu.usage is None:
+        return Demand(None, None, None, None, "the CPU usage was not measured")
+    upper = _upper(cpu, cpu.usage)
+    unknown = _blocking_reason(cpu)
+    if unknown:
+        return Demand(None, cpu.usage, upper, UNIDENTIFIABLE, unknown)
+    if not _saturated(cpu, cpu.usage):
+        return _unsaturated(cpu, cpu.usage, upper)
+    if cpu.threads is None:
+        return _without_threads(cpu, cpu.usage, "the threads' schedstat can't be read")
+    if upper is None:
+        return _without_threads(cpu, cpu.usage, "threads came and went between the looks")
+    return _saturated_demand(cpu.threads, cpu.usage, upper)
+
+
+def add_demands(demands: Sequence[Demand]) -> Demand:
+    """Sum demands up: a missing part makes the sum missing, and the weakest regime is the sum's regime."""
+    if not demands:
+        return Demand(0.0, 0.0, 0.0, UNSATURATED, "nothing runs here")
+    regimes = [demand.regime for demand in demands]
+    weakest = None if None in regimes else max((r for r in regimes if r), key=REGIMES.index)
+    reasons = list(dict.fromkeys(demand.reason for demand in demands if demand.regime == weakest))
+    return Demand(
+        estimate=add_up(demand.estimate for demand in demands),
+        lower=add_up(demand.lower for demand in demands),
+        upper=add_up(demand.upper for demand in demands),
+        regime=weakest,
+        reason="; ".join(reasons),
+    )
+
+
+def add_up(values: Iterable[float | None]) -> float | None:
+    """Sum values, None if one of them is missing: a partial sum would look like a measurement."""
+    total = 0.0
+    for value in values:
+        if value is None:
+            return None
+        total += value
+    return total
+
+
+def _blocking_reason(cpu: CpuWindow) -> str | None:
+    if cpu.limit_problem:
+        return cpu.limit_problem
+    if cpu.limit is not None and cpu.window < FEWEST_PERIODS * cpu.period:
+        return f"the window is shorter than {FEWEST_PERIODS} periods of the limit"
+    return None
+
+
+def _saturated(cpu: CpuWindow, usage: float) -> bool:
+    if cpu.limit is None or cpu.throttled_periods == 0:
+        return False
+    # Up to one period's allowance lies on the wrong side of the window's ends.
+    if usage >= cpu.limit * (SATURATED_SHARE - cpu.period / cpu.window):
+        return True
+    # Old kernels lose a little of the quota each period: throttled in all of them is held down all the same.
+    return (cpu.throttled_periods or 0) * cpu.period >= ALWAYS_THROTTLED_SHARE * cpu.window
+
+
+def _unsaturated(cpu: CpuWindow, usage: float, upper: float | None) -> Demand:
+    if cpu.node_idle is None:
+        return Demand(None, usage, upper, UNIDENTIFIABLE, "the node's idle time was not measured")
+    if cpu.node_idle < CONTENDED_IDLE_SHARE:
+        reason = f"the node was only {cpu.node_idle:.0%} idle: others may have held it up"
+        return Demand(None, usage, upper, UNIDENTIFIABLE, reason)
+    if cpu.limit is None:
+        reason = "no limit"
+    elif cpu.throttled_periods:
+        reason = "uses less than its limit; throttled in bursts"
+    else:
+        reason = "uses less than its limit"
+    return Demand(usage, usage, upper, UNSATURATED, reason)
+
+
+def _saturated_demand(threads: Sequence[ThreadShare], usage: float, upper: float) -> Demand:
+    active = [thread for thread in threads if thread.run + thread.delay >= ACTIVE_SHARE]
+    idle = [idle_share(thread) for thread in active]
+    hidden = sum(thread_demand(thread) for thread in active if idle_share(thread) < NEVER_IDLE_SHARE)
+    if not active or sum(idle) / len(idle) < NEVER_IDLE_SHARE:
+        reason = "its threads are never idle: a small backlog and a large demand look alike; raise the limit to see"
+        return Demand(None, usage, upper, UNIDENTIFIABLE, reason)
+    if hidden > HIDDEN_SHARE * upper:
+        reason = "some of its threads are never idle and hide what they want; raise the limit to see"
+        return Demand(None, usage, upper, UNIDENTIFIABLE, reason)
+    return Demand(upper, usage, upper, SATURATED, "held at its limit, its threads still idle at times")
+
+
+def _without_threads(cpu: CpuWindow, usage: float, problem: str) -> Demand:
+    if cpu.pressure_full is None or cpu.pressure_full >= 1:
+        return Demand(None, usage, None, UNIDENTIFIABLE, problem)
+    estimate = usage / (1 - cpu.pressure_full)
+    return Demand(estimate, usage, None, ROUGH, f"{problem}; usage over the time it was not stalled")
+
+
+def _upper(cpu: CpuWindow, usage: float) -> float | None:
+    """Return E, None where the threads seen don't account for the usage."""
+    if cpu.threads is None:
+        return None
+    unseen = usage - sum(thread.run for thread in cpu.threads)
+    if unseen > max(UNSEEN_SHARE * usage, UNSEEN_CORES):
+        return None
+    return max(usage, sum(thread_demand(thread) for thread in cpu.threads))
