@@ -1,0 +1,73 @@
+# Everything a newcomer runs. `make help` lists it.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LAB := $(BIN)/python -m lab
+export LAB_NAME LAB_DEBIAN LAB_LOAD
+# Nothing on the machine may turn a lab run to other hosts.
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+TEST_LAB ?= test
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+.PHONY: setup
+setup: $(VENV)/.complete ## Install what is missing and make .venv from the locked requirements
+
+$(VENV)/.complete: requirements/dev.txt
+	@echo "Setting up .venv (once, about half a minute) ..."
+	@command -v ssh >/dev/null && $(PYTHON) -c 'import ensurepip' 2>/dev/null || lab/install-tools
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Even Keel needs Python 3.11 or newer; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	touch $@
+
+.PHONY: lock
+lock: setup ## Pin requirements/dev.in into requirements/dev.txt, with hashes
+	$(BIN)/uv pip compile --quiet --python-platform linux --python-version 3.11 --generate-hashes --no-annotate \
+	    --custom-compile-command "make lock" requirements/dev.in -o requirements/dev.txt
+
+.PHONY: demo
+demo: lab-up ## Two hosts, the seeds' estate, site.yml over SSH, and the table at the end
+	$(BIN)/ansible-playbook site.yml
+	@echo; cat reports/$${LAB_NAME:-demo}/throttling.txt
+	@echo; echo "Files: reports/$${LAB_NAME:-demo}/   Log in: ssh -F .lab/$${LAB_NAME:-demo}/ssh_config kvm4.$${LAB_NAME:-demo}   Remove it all: make lab-down"
+
+.PHONY: lab-up
+lab-up: setup ## Bring the lab up (LAB_NAME=demo LAB_DEBIAN=trixie LAB_LOAD=0.02)
+	$(LAB) up
+
+.PHONY: lab-down
+lab-down: setup ## Remove the lab and nothing else
+	$(LAB) down
+
+.PHONY: test
+test: setup ## All tests: lint, unit, real cgroups, the lab, molecule (make test-unit: only what needs no lab)
+	tests/run
+
+.PHONY: test-unit
+test-unit: setup ## Unit tests
+	$(BIN)/pytest tests/unit
+
+.PHONY: lint
+lint: setup ## ansible-lint (production), yamllint, ruff, mypy, changelog fragments
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/yamllint --strict .
+	$(BIN)/ansible-lint --offline
+	$(BIN)/antsibull-changelog lint
+
+.PHONY: bench
+bench: setup ## Side-by-side measurements; results in benchmarks/results
+	$(BIN)/python -m benchmarks
+
+.PHONY: clean
+clean: lab-down ## Remove the lab's images and base systems, .venv and every cache
+	rm -rf .lab $(VENV) .cache .ansible .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,80 @@
+"""Command line of the lab: up, down, status, clean."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+
+from lab import estate, hosts, swarm
+from lab.engine import OwnEngine, connect
+from lab.run import LabError, fail, say
+from lab.settings import HOSTS, Settings, from_environment
+
+ABOUT = """Two real Docker Swarm hosts, kvm4 and kvm2, on this machine.
+
+environment: LAB_NAME (demo) a name of its own for each lab; LAB_DEBIAN (trixie) the hosts' release, trixie or bookworm;
+LAB_LOAD (0.02) the share of the seeds' CPU demand that the estate makes, 1 for all 26 cores."""
+
+
+def up(settings: Settings, *, with_estate: bool) -> None:
+    """Bring the lab up, or find it up."""
+    say(f"Lab {settings.name!r} (Debian {settings.debian}):")
+    engine = connect(settings, start=True)
+    if engine is None:
+        raise LabError("no Docker engine could be started")
+    hosts.up(engine, settings)
+    swarm.up(engine, settings)
+    if with_estate:
+        estate.up(engine, settings)
+    config = settings.ssh_config.relative_to(settings.project)
+    say(f"Lab {settings.name!r} is up. Log in with: ssh -F {config} kvm4.{settings.name}")
+
+
+def down(settings: Settings) -> None:
+    """Remove the lab; with the last one, stop the engine that the lab started."""
+    engine = connect(settings, start=False)
+    if engine is None:
+        say("No engine, so no lab.")
+    else:
+        hosts.down(engine, settings)
+        if not hosts.labs(engine, settings):
+            OwnEngine(settings).stop()
+    shutil.rmtree(settings.directory, ignore_errors=True)
+    say(f"Lab {settings.name!r} is gone. Its images are kept for the next time; `make clean` removes them.")
+
+
+def status(settings: Settings) -> int:
+    """Say what there is. Returns 0 if the lab is up, 3 if not."""
+    engine = connect(settings, start=False)
+    up_now = engine is not None and all(engine.running(settings.container(host)) for host in HOSTS)
+    say(f"Lab {settings.name!r} is {'up' if up_now else 'not up: run `make lab-up`'}.")
+    return 0 if up_now else 3
+
+
+def main() -> int:
+    """Run one verb; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lab", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verb_up = verbs.add_parser("up", help="bring the lab up, or find it up")
+    verb_up.add_argument("--no-estate", action="store_true", help="hosts and Swarm only, without the seeds' services")
+    verbs.add_parser("down", help="remove the lab and nothing else")
+    verbs.add_parser("status", help="say whether it is up (exit 3 if not)")
+    arguments = parser.parse_args()
+    try:
+        settings = from_environment()
+        if arguments.verb == "up":
+            up(settings, with_estate=not arguments.no_estate)
+        elif arguments.verb == "down":
+            down(settings)
+        else:
+            return status(settings)
+    except LabError as error:
+        return fail(str(error))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
