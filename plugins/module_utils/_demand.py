@@ -28,10 +28,9 @@ OFTEN_THROTTLED_SHARE = 0.5
 HIDDEN_SHARE = 0.05
 # A node with less idle time than this holds its containers up by itself.
 CONTENDED_IDLE_SHARE = 0.10
-# Where no limit cut in, threads that waited for a CPU lengthen E over the usage. Up to this share (or this many cores)
-# of it the usage is still what was wanted.
-HELD_UP_SHARE = 0.05
-HELD_UP_CORES = 0.02
+# An interval from usage to E no wider than this share (or this many cores) is a point: waiting cost next to nothing.
+NARROW_SHARE = 0.05
+NARROW_CORES = 0.005
 # A thread counts as active from this share of the window, running or waiting to.
 ACTIVE_SHARE = 0.01
 # Usage that no thread accounts for: above this share (and this many cores) threads came and went unseen.
@@ -107,6 +106,12 @@ def runnable(threads: Iterable[ThreadShare]) -> float:
     return sum(thread.run + thread.delay for thread in threads)
 
 
+def accounts_for(threads: Iterable[ThreadShare], usage: float) -> bool:
+    """Say whether the threads seen ran for the cgroup's usage; else some came and went between two looks."""
+    unseen = usage - sum(thread.run for thread in threads)
+    return unseen <= max(UNSEEN_SHARE * usage, UNSEEN_CORES)
+
+
 def estimate_demand(cpu: CpuWindow) -> Demand:
     """Return the demand of one container with the regime it was measured in."""
     if cpu.usage is None:
@@ -177,15 +182,9 @@ def _saturated(cpu: CpuWindow, usage: float) -> bool:
 
 
 def _unsaturated(cpu: CpuWindow, usage: float, upper: float | None) -> Demand:
-    if cpu.node_idle is None:
-        return Demand(None, usage, upper, UNIDENTIFIABLE, "the node's idle time was not measured")
-    if cpu.node_idle < CONTENDED_IDLE_SHARE:
-        reason = f"the node was only {cpu.node_idle:.0%} idle: others may have held it up"
-        return Demand(None, usage, upper, UNIDENTIFIABLE, reason)
-    throttled = cpu.limit is not None and cpu.throttled_periods != 0
-    if not throttled and upper is not None and upper - usage > max(HELD_UP_SHARE * usage, HELD_UP_CORES):
-        reason = "no limit held it up, yet its threads waited for a CPU"
-        return Demand(None, usage, upper, UNIDENTIFIABLE, reason)
+    held_up = _held_up(cpu, usage, upper)
+    if held_up:
+        return Demand(None, usage, upper, UNIDENTIFIABLE, held_up)
     if cpu.limit is None:
         reason = "no limit"
     elif cpu.throttled_periods:
@@ -193,6 +192,20 @@ def _unsaturated(cpu: CpuWindow, usage: float, upper: float | None) -> Demand:
     else:
         reason = "uses less than its limit"
     return Demand(usage, usage, upper, UNSATURATED, reason)
+
+
+def _held_up(cpu: CpuWindow, usage: float, upper: float | None) -> str | None:
+    """Say what kept a container below its limit from using what it wanted, None if nothing did."""
+    if upper is not None and upper - usage <= max(NARROW_SHARE * usage, NARROW_CORES):
+        return None
+    if cpu.node_idle is None:
+        return "the node's idle time was not measured"
+    if cpu.node_idle < CONTENDED_IDLE_SHARE:
+        return f"the node was only {cpu.node_idle:.0%} idle: others may have held it up"
+    throttled = cpu.limit is not None and cpu.throttled_periods != 0
+    if upper is not None and not throttled:
+        return "no limit cut in, yet its threads waited for a CPU"
+    return None
 
 
 def _saturated_demand(threads: Sequence[ThreadShare], usage: float, upper: float, blur: float) -> Demand:
@@ -218,10 +231,7 @@ def _without_threads(cpu: CpuWindow, usage: float, problem: str) -> Demand:
 
 def _upper(cpu: CpuWindow, usage: float) -> float | None:
     """Return E, None where the threads seen don't account for the usage."""
-    if cpu.threads is None:
-        return None
-    unseen = usage - sum(thread.run for thread in cpu.threads)
-    if unseen > max(UNSEEN_SHARE * usage, UNSEEN_CORES):
+    if cpu.threads is None or not accounts_for(cpu.threads, usage):
         return None
     return max(usage, sum(thread_demand(thread, _blur(cpu)) for thread in cpu.threads))
 

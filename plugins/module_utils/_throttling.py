@@ -237,6 +237,9 @@ def _rates(watch: Watch, window: float, node_idle: float | None) -> dict[str, An
         node_idle=node_idle,
         pressure_full=pressure["full"]["share"] if pressure and "full" in pressure else None,
     )
+    # Sums over threads are only a measurement if no thread was missed.
+    complete = threads is not None and cpu.usage is not None and _demand.accounts_for(threads, cpu.usage)
+    counted = threads if complete else None
     # A frozen thread neither runs nor waits: what it would want can't be seen.
     paused = watch.state == "paused"
     demand = _demand.unknown_demand(cpu.usage, "it is paused") if paused else _demand.estimate_demand(cpu)
@@ -250,9 +253,9 @@ def _rates(watch: Watch, window: float, node_idle: float | None) -> dict[str, An
         "bursts": _cgroup.delta(first.stat.bursts, last.stat.bursts),
         "burst_seconds": _cgroup.delta(first.stat.burst_seconds, last.stat.burst_seconds),
         "pressure": pressure,
-        "run_seconds": None if threads is None else elapsed * sum(thread.run for thread in threads),
-        "run_delay_seconds": None if threads is None else elapsed * sum(thread.delay for thread in threads),
-        "runnable": None if threads is None else _demand.runnable(threads),
+        "run_seconds": None if counted is None else elapsed * sum(thread.run for thread in counted),
+        "run_delay_seconds": None if counted is None else elapsed * sum(thread.delay for thread in counted),
+        "runnable": None if counted is None else _demand.runnable(counted),
         "threads": watch.thread_count,
         "demand": asdict(demand),
         "window_seconds": elapsed,

@@ -276,6 +276,6 @@ def test_threads_that_come_and_go_void_the_estimate(group: LimitedGroup) -> None
 def summary(seen: dict[str, Any]) -> str:
     demand = seen["demand"]
     return (
-        f"U {seen['cpu_used']:.4f} ratio {seen['throttled_ratio']} runnable {seen['runnable']:.3f} "
+        f"U {seen['cpu_used']:.4f} ratio {seen['throttled_ratio']} runnable {seen['runnable']} "
         f"upper {demand['upper']} estimate {demand['estimate']} {demand['regime']}"
     )

@@ -123,7 +123,9 @@ UNLIMITED = CpuWindow(usage=0.5, limit=None, window=10.0, threads=[ThreadShare(0
     ("change", "regime", "estimate"),
     [
         pytest.param({}, "unsaturated", 0.5, id="free"),
-        pytest.param({"node_idle": 0.09}, "unidentifiable", None, id="busy node"),
+        pytest.param({"node_idle": 0.09, "threads": [ThreadShare(0.5, 0.2)]}, "unidentifiable", None, id="busy node"),
+        pytest.param({"node_idle": 0.09}, "unsaturated", 0.5, id="did not wait on a busy node"),
+        pytest.param({"node_idle": 0.09, "threads": None}, "unidentifiable", None, id="busy node, threads unreadable"),
         pytest.param({"threads": [ThreadShare(0.5, 0.3)]}, "unidentifiable", None, id="waited for others"),
         pytest.param({"usage": 0.01, "threads": [ThreadShare(0.01, 0.3)]}, "unsaturated", 0.01, id="next to nothing"),
         pytest.param({"threads": None}, "unsaturated", 0.5, id="threads unreadable"),

@@ -234,6 +234,15 @@ def test_an_unreadable_limit_is_not_taken_for_none(machine: Machine) -> None:
     assert row["demand"]["reason"] == "the CPU limit can't be read"
 
 
+def test_sums_over_threads_are_null_when_threads_were_missed(machine: Machine) -> None:
+    machine.start(A)
+    (machine.directory(A) / "cgroup.threads").write_text("")
+    [row] = measure(machine, [container(A)])["containers"]
+    assert row["cpu_used"] == pytest.approx(0.25, rel=1e-3)
+    assert (row["runnable"], row["run_seconds"], row["run_delay_seconds"]) == (None, None, None)
+    assert (row["demand"]["upper"], row["demand"]["estimate"]) == (None, None)
+
+
 def test_a_reset_counter_is_null(machine: Machine, clock: Clock) -> None:
     machine.start(A)
     clock.now += 100
