@@ -237,6 +237,12 @@ def _rates(watch: Watch, window: float, node_idle: float | None) -> dict[str, An
         node_idle=node_idle,
         pressure_full=pressure["full"]["share"] if pressure and "full" in pressure else None,
     )
+    # Sums over threads are only a measurement if no thread was missed.
+    complete = threads is not None and cpu.usage is not None and _demand.accounts_for(threads, cpu.usage)
+    counted = threads if complete else None
+    # A frozen thread neither runs nor waits: what it would want can't be seen.
+    paused = watch.state == "paused"
+    demand = _demand.unknown_demand(cpu.usage, "it is paused") if paused else _demand.estimate_demand(cpu)
     return {
         "cpu_used": cpu.usage,
         "cpu_limit": cpu.limit,
@@ -247,11 +253,11 @@ def _rates(watch: Watch, window: float, node_idle: float | None) -> dict[str, An
         "bursts": _cgroup.delta(first.stat.bursts, last.stat.bursts),
         "burst_seconds": _cgroup.delta(first.stat.burst_seconds, last.stat.burst_seconds),
         "pressure": pressure,
-        "run_seconds": None if threads is None else elapsed * sum(thread.run for thread in threads),
-        "run_delay_seconds": None if threads is None else elapsed * sum(thread.delay for thread in threads),
-        "runnable": None if threads is None else _demand.runnable(threads),
+        "run_seconds": None if counted is None else elapsed * sum(thread.run for thread in counted),
+        "run_delay_seconds": None if counted is None else elapsed * sum(thread.delay for thread in counted),
+        "runnable": None if counted is None else _demand.runnable(counted),
         "threads": watch.thread_count,
-        "demand": asdict(_demand.estimate_demand(cpu)),
+        "demand": asdict(demand),
         "window_seconds": elapsed,
         "verdict_grade": elapsed >= VERDICT_SECONDS,
     }
@@ -263,7 +269,7 @@ def _no_rates(reason: str, reading: _cgroup.CpuReading | None, threads: int | No
         "cpu_limit": reading.limit.cores if reading and reading.limit else None,
         "pressure": _cgroup.pressure_shares(None, reading.pressure, None) if reading else None,
         "threads": threads,
-        "demand": asdict(_demand.Demand(None, None, None, None, reason)),
+        "demand": asdict(_demand.unknown_demand(None, reason)),
         "verdict_grade": False,
     }
 
@@ -273,7 +279,6 @@ def _window_problem(watch: Watch, window: float) -> str | None:
     problems = (
         (watch.path is None, "its cgroup was not found"),
         (watch.state == "gone", "it ended inside the window"),
-        (watch.state == "paused", "it is paused"),
         (window <= 0, "one look has no rates: give a window"),
         (watch.first is None, "it started inside the window"),
         (watch.last is None, "it ended inside the window"),

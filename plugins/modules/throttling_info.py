@@ -215,7 +215,7 @@ containers:
           C(avg10), C(avg60) and C(avg300) in percent. V(null) on pure cgroup v1.
       type: dict
     run_seconds:
-      description: Run time summed over threads.
+      description: Run time summed over threads, V(null) like the next two if threads came and went unseen.
       type: float
     run_delay_seconds:
       description: Time the threads were ready to run and did not, throttled or waiting for others, summed over threads.
