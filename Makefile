@@ -69,5 +69,6 @@ bench: setup ## Side-by-side measurements; results in benchmarks/results
 	$(BIN)/python -m benchmarks
 
 .PHONY: clean
-clean: lab-down ## Remove the lab's images and base systems, .venv and every cache
-	rm -rf .lab $(VENV) .cache .ansible .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: setup ## Remove all labs, their images, .venv and every cache
+	$(LAB) clean
+	rm -rf $(VENV) .ansible .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+from dataclasses import replace
 
-from lab import estate, hosts, swarm
+from lab import estate, hosts, images, swarm
 from lab.engine import OwnEngine, connect
 from lab.run import LabError, fail, say
 from lab.settings import HOSTS, Settings, from_environment
@@ -38,10 +39,29 @@ def down(settings: Settings) -> None:
         say("No engine, so no lab.")
     else:
         hosts.down(engine, settings)
-        if not hosts.labs(engine, settings):
+        others = hosts.labs(engine)
+        if others:
+            say(f"Other labs are up, so their engine goes on: {', '.join(others)}")
+        else:
             OwnEngine(settings).stop()
     shutil.rmtree(settings.directory, ignore_errors=True)
     say(f"Lab {settings.name!r} is gone. Its images are kept for the next time; `make clean` removes them.")
+
+
+def clean(settings: Settings) -> None:
+    """Remove every trace of this checkout's labs: the labs, their images, the engine's store."""
+    engine = connect(settings, start=False)
+    prefix = f"evenkeel-{settings.checkout}-"
+    for network in hosts.labs(engine) if engine else []:
+        if network.startswith(prefix):
+            down(replace(settings, name=network.removeprefix(prefix)))
+    if OwnEngine(settings).uses(settings.project / ".lab"):
+        raise LabError(
+            "labs of other checkouts run on the engine of this one; take them down first (`make lab-down` there)"
+        )
+    if engine and engine.answers():
+        images.remove(engine)
+    shutil.rmtree(settings.project / ".lab", ignore_errors=True)
 
 
 def status(settings: Settings) -> int:
@@ -61,6 +81,7 @@ def main() -> int:
     verb_up = verbs.add_parser("up", help="bring the lab up, or find it up")
     verb_up.add_argument("--no-estate", action="store_true", help="hosts and Swarm only, without the seeds' services")
     verbs.add_parser("down", help="remove the lab and nothing else")
+    verbs.add_parser("clean", help="remove all labs of this checkout, their images and the engine's store")
     verbs.add_parser("status", help="say whether it is up (exit 3 if not)")
     arguments = parser.parse_args()
     try:
@@ -69,6 +90,8 @@ def main() -> int:
             up(settings, with_estate=not arguments.no_estate)
         elif arguments.verb == "down":
             down(settings)
+        elif arguments.verb == "clean":
+            clean(settings)
         else:
             return status(settings)
     except LabError as error:

@@ -60,12 +60,16 @@ class Engine:
 
 
 class OwnEngine:
-    """The engine that the lab starts where the machine has none. Its files lie in .lab/engine."""
+    """The engine that the lab starts where the machine has none: one for all checkouts, as two would fight.
+
+    Two engines in one network namespace rewrite each other's firewall chains. Its store lies in .lab/engine of the
+    checkout that started it.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.directory = settings.project / ".lab" / "engine"
-        # The socket's path must stay under 108 bytes, however deep the checkout lies.
-        self.runtime = Path("/run") / f"evenkeel-{settings.checkout}"
+        # Not below the checkout: a socket's path must stay under 108 bytes.
+        self.runtime = Path("/run/evenkeel-lab")
         self.pid_file = self.runtime / "docker.pid"
         self.socket = self.runtime / "docker.sock"
         self.before = self.runtime / "iptables-before"
@@ -124,6 +128,11 @@ class OwnEngine:
                 run(["iptables", *argv], check=False)
             IP_FORWARD.write_text(forward)
         shutil.rmtree(self.runtime, ignore_errors=True)
+
+    def uses(self, directory: Path) -> bool:
+        """Whether the running engine's store lies below a directory."""
+        pid = self._pid()
+        return bool(pid) and f"--data-root={directory}/".encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
 
     def _pid(self) -> int | None:
         """Pid of our dockerd, if it is really ours: a pid file may outlive its process."""

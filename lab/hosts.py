@@ -79,10 +79,9 @@ def down(engine: Engine, settings: Settings) -> None:
         engine.docker("network", "rm", settings.network)
 
 
-def labs(engine: Engine, settings: Settings) -> list[str]:
-    """Networks of this checkout's labs that exist on the engine."""
-    found = engine.docker("network", "ls", "--filter", f"label={LABEL}", "--format", "{{.Name}}").split()
-    return [name for name in found if name.startswith(f"evenkeel-{settings.checkout}-")]
+def labs(engine: Engine) -> list[str]:
+    """Networks of all labs on the engine, of every checkout."""
+    return engine.docker("network", "ls", "--filter", f"label={LABEL}", "--format", "{{.Name}}").split()
 
 
 def execute(

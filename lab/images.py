@@ -78,6 +78,13 @@ def workloads(engine: Engine) -> dict[str, str]:
     return {name: _build(engine, name, folder, WORKLOAD_DEBIAN, target=name) for name in WORKLOADS}
 
 
+def remove(engine: Engine) -> None:
+    """Remove the images that this module made, from an engine that is the machine's own."""
+    made = engine.docker("image", "ls", "-q", "--filter", "reference=evenkeel-lab/*").split()
+    if made:
+        engine.docker("rmi", "-f", *dict.fromkeys(made))
+
+
 def _build(
     engine: Engine,
     name: str,
