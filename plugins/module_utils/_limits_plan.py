@@ -546,7 +546,10 @@ def _shortage(wanted: tuple[int, int], eligible: Iterable[Node], room: _Room) ->
         f"{max(room.free[node.id][1], 0) / 2**20:.0f}M"
         for node in eligible
     )
+    asked = " and ".join(
+        filter(None, [wanted[0] and f"{format_cpus(wanted[0])} CPUs", wanted[1] and format_memory(wanted[1])])
+    )
     return (
-        f"reservations: {show('cpus', wanted[0])} CPUs and {show('memory', wanted[1])} a task fit no node, its tasks "
-        f"would stay pending; left to reserve: {left or 'no node is eligible'}"
-    ).replace("unlimited", "no")
+        f"reservations: {asked} for each task fit no node, it would stay pending; "
+        f"left to reserve: {left or 'no node is eligible'}"
+    )
