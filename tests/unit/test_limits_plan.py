@@ -23,7 +23,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._limits_plan import
     satisfies,
 )
 from ansible_collections.evenkeel.swarm.plugins.module_utils._limits_table import parse_table
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 MIB = 2**20
@@ -180,6 +180,7 @@ edits = st.dictionaries(
 )
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(resources_shapes, edits)
 def test_an_edit_changes_its_fields_only_and_is_undone_to_the_letter(resources: Any, edit: Any) -> None:
     spec = raw_service("a", resources=resources)["Spec"]
