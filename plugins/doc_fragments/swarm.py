@@ -30,9 +30,9 @@ options:
   table:
     description:
       - The table of limits, one mapping a row, with the keys that follow.
-      - C(service), the exact name of a service; it stands alone. Instead of it C(glob), a pattern for names in which
-        C(*), C(?) and C([...]) work as in a shell and case matters, and/or C(labels), a mapping of labels which must all be
-        on the service or on its containers.
+      - C(service), the exact name of a service; it stands alone.
+      - Instead of it C(glob), a pattern for names in which C(*), C(?) and C([...]) work as in a shell and case matters,
+        and/or C(labels), a mapping of labels which must all be on the service or on its containers.
       - C(limits), a mapping with any of C(cpus) (a number of cores), C(memory) and C(pids). C(reservations), a mapping
         with C(cpus) and/or C(memory). C(replicas), for replicated services only; V(0) stops a service.
       - Memory is written as V(512M), V(1G), V(1.5GiB) or bytes; units are binary, as in Docker's CLI.

@@ -84,13 +84,18 @@ def judge(watch: Watch, service: Mapping[str, Any] | None, tasks: Iterable[Mappi
     if state == "rollback_started":
         return Verdict(WAITING)
     cause = last_error(watch, all_tasks)
-    failure = _docker_gave_up(status, cause, kept=_still_wanted(watch, service["Spec"]))
-    if failure:
-        return failure
     mine = _sort_tasks(watch, service, all_tasks)
     up = mine.running >= _expected(service, all_tasks) and not mine.outdated and not mine.stopping
     watch.all_up_since = (watch.all_up_since or now) if up else None
-    return _stuck(watch, mine, now) or _by_state(watch, service, mine, cause, now)
+    kept = _still_wanted(watch, service["Spec"])
+    if kept and up and state == "paused" and _ends_well(service):
+        # To Swarm the end of a one-shot task is an "early termination", whatever its exit code.
+        return Verdict(CONVERGED, rolling=False)
+    return (
+        _docker_gave_up(status, cause, kept=kept)
+        or _stuck(watch, mine, now)
+        or _by_state(watch, service, mine, cause, now)
+    )
 
 
 def _docker_gave_up(status: Mapping[str, Any], cause: str, *, kept: bool) -> Verdict | None:
@@ -99,7 +104,9 @@ def _docker_gave_up(status: Mapping[str, Any], cause: str, *, kept: bool) -> Ver
     if not kept and not state.startswith("rollback"):
         return Verdict(FAILED, "overwritten", "another writer changed the limits during the update")
     if not kept or state in ("paused", "rollback_paused"):
-        return Verdict(FAILED, f"update_{state}", _because(status.get("Message") or f"Docker says {state}", cause))
+        message = status.get("Message") or f"Docker says {state}"
+        rolled_back = "Docker rolled the update back: " if state.startswith("rollback") else ""
+        return Verdict(FAILED, f"update_{state}", rolled_back + _because(message, cause))
     return None
 
 

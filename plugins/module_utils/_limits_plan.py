@@ -304,8 +304,7 @@ def plan(table: Sequence[Any], services: Sequence[Service]) -> tuple[list[Change
     """
     rows, errors = parse_table(table)
     chosen, match_errors = match_rows(rows, [Selectable(service.name, service.labels) for service in services])
-    # A row that could not be read may be the one that a service was meant to get, so these could be misleading.
-    errors = errors or match_errors
+    errors += match_errors if table else []
     changes = []
     for service in sorted(services, key=lambda each: each.name):
         row = chosen.get(service.name)
@@ -419,12 +418,24 @@ def preflight(
     changed = [change for change in changes if change.changed]
     problems = []
     for change in changed:
-        found = [_cpu_ceiling(change, nodes)]
+        found = [_no_node(change, nodes), _cpu_ceiling(change, nodes)]
         if not allow_memory_below_use:
             found.append(_memory_below_use(change, memory_in_use.get(change.service.name)))
         problems += [(change, problem) for problem in found if problem]
     problems += _reservation_shortages(changed, nodes, tasks)
     return [f"{change.row.name}: service {change.service.name}: {problem}" for change, problem in problems]
+
+
+def _no_node(change: Change, nodes: Iterable[Node]) -> str | None:
+    """An update of such a service would neither end nor fail. (A global one is content with no task.)"""
+    if not change.after.replicas or eligible_nodes(change.service, nodes):
+        return None
+    placement = change.service.spec["TaskTemplate"].get("Placement") or {}
+    constraints = ", ".join(placement.get("Constraints") or []) or "none"
+    return (
+        f"no node that takes tasks fits its placement (constraints: {constraints}), so it can't run: "
+        "mend that first, or set `replicas: 0`"
+    )
 
 
 def _cpu_ceiling(change: Change, nodes: Iterable[Node]) -> str | None:
@@ -535,7 +546,10 @@ def _shortage(wanted: tuple[int, int], eligible: Iterable[Node], room: _Room) ->
         f"{max(room.free[node.id][1], 0) / 2**20:.0f}M"
         for node in eligible
     )
+    asked = " and ".join(
+        filter(None, [wanted[0] and f"{format_cpus(wanted[0])} CPUs", wanted[1] and format_memory(wanted[1])])
+    )
     return (
-        f"reservations: {show('cpus', wanted[0])} CPUs and {show('memory', wanted[1])} a task fit no node, its tasks "
-        f"would stay pending; left to reserve: {left or 'no node is eligible'}"
-    ).replace("unlimited", "no")
+        f"reservations: {asked} for each task fit no node, it would stay pending; "
+        f"left to reserve: {left or 'no node is eligible'}"
+    )

@@ -107,7 +107,8 @@ def parse_table(table: Sequence[Any]) -> tuple[list[Row], list[str]]:
         errors += row_errors
         if row is not None:
             rows.append(row)
-    return rows, errors + _duplicates(rows)
+    unique, repeated = _without_duplicates(rows)
+    return unique, errors + repeated
 
 
 def _parse_row(number: int, raw: Any) -> tuple[Row | None, list[str]]:
@@ -217,7 +218,7 @@ def reservation_problems(limits: Mapping[str, int], reservations: Mapping[str, i
     return problems
 
 
-def _duplicates(rows: Iterable[Row]) -> list[str]:
+def _without_duplicates(rows: Iterable[Row]) -> tuple[list[Row], list[str]]:
     first: dict[Any, Row] = {}
     errors = []
     for row in rows:
@@ -225,7 +226,7 @@ def _duplicates(rows: Iterable[Row]) -> list[str]:
         earlier = first.setdefault(key, row)
         if earlier is not row:
             errors.append(f"{row.name}: repeats the selector of row {earlier.number}; keep one of the two")
-    return errors
+    return list(first.values()), errors
 
 
 def match_rows(rows: Sequence[Row], services: Sequence[Selectable]) -> tuple[dict[str, Row], list[str]]:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import re
-from decimal import Decimal
+from decimal import ROUND_DOWN, ROUND_HALF_EVEN, Decimal
 from typing import Any
 
 NANO = 10**9
@@ -48,11 +48,11 @@ def _is_unlimited(value: Any) -> bool:
     return isinstance(value, str) and value.strip().lower() == UNLIMITED
 
 
-def _bounded(number: Decimal, text: str) -> int:
-    """Round to an integer (half to even) that fits Docker's int64."""
+def _bounded(number: Decimal, text: str, rounding: str = ROUND_HALF_EVEN) -> int:
+    """Round to an integer that fits Docker's int64."""
     if number > _INT64_MAX:
         raise UnitError(f"{shorten(text)} is more than Docker can hold")
-    return int(number.to_integral_value())
+    return int(number.to_integral_value(rounding))
 
 
 def shorten(text: str) -> str:
@@ -96,7 +96,7 @@ def parse_memory(value: Any, minimum: int = MIN_LIMIT_MEMORY) -> int:
     number, unit = Decimal(match.group(1)), (match.group(2) or "").lower()
     if number == 0:
         raise UnitError(f"0 is not an amount of memory: {_REMOVE_HINT}")
-    size = _bounded((number * 1024 ** _POWERS[unit]) // 1, text)
+    size = _bounded(number * 1024 ** _POWERS[unit], text, ROUND_DOWN)
     if size < minimum:
         hint = f"; did you mean {text}M?" if not unit and _DECIMAL.fullmatch(text) else ""
         raise UnitError(f"{shorten(text)} is below Docker's minimum of {format_memory(minimum)}{hint}")

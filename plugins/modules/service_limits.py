@@ -228,14 +228,15 @@ class ServiceLimits:
 
     def _plan(self) -> list[Change]:
         changes, errors = plan(self.params["table"], [read_service(raw) for raw in self.swarm.services()])
-        self._refuse(errors, "invalid_table")
         paused = any(str(change.service.update_status.get("State", "")).endswith("paused") for change in changes)
         if paused or any(change.changed for change in changes):
             self.tasks = self.swarm.tasks()
             changes = [change._replace(stalled=find_stalled(change, self.tasks)) for change in changes]
+        refusals: list[str] = []
         if any(change.changed for change in changes):
             self.nodes = [read_node(raw) for raw in self.swarm.nodes()]
-            self._refuse(self._preflight(changes), "preflight")
+            refusals = self._preflight(changes)
+        self._refuse([*errors, *refusals], "invalid_table" if errors else "preflight")
         return changes
 
     def _preflight(self, changes: Sequence[Change]) -> list[str]:
