@@ -83,11 +83,11 @@ class CpuWindow:
 def idle_share(thread: ThreadShare, blur: float = 0.0) -> float:
     """Return the share of the window a thread spent neither running nor waiting for a CPU.
 
-    The ends of the window blur the delay by up to one wait, so idle time below that is none. `blur` is the share of
-    the window the longest usual wait takes: a period of the limit; without one, a thread's own mean wait tells.
+    The ends of the window blur the delay by up to one wait, so idle time below that is none: below the thread's mean
+    wait, or `blur`, the share of the window a usual wait for the next periods of the limit can take.
     """
     idle = thread.life - thread.run - thread.delay
-    return 0.0 if idle <= min(max(thread.wait, blur), NEVER_IDLE_SHARE) else idle
+    return 0.0 if idle <= max(thread.wait, min(blur, NEVER_IDLE_SHARE)) else idle
 
 
 def thread_demand(thread: ThreadShare, blur: float = 0.0) -> float:
@@ -178,7 +178,7 @@ def _saturated(cpu: CpuWindow, usage: float) -> bool:
     # Up to one period's allowance lies on the wrong side of the window's ends. To miss that a container is held down
     # would give a wrong number, so the doubt goes that way unless it was seldom throttled.
     often = throttled_share is None or throttled_share >= OFTEN_THROTTLED_SHARE
-    return usage >= cpu.limit * (SATURATED_SHARE - (_blur(cpu) if often else 0.0))
+    return usage >= cpu.limit * (SATURATED_SHARE - (cpu.period / cpu.window if often else 0.0))
 
 
 def _unsaturated(cpu: CpuWindow, usage: float, upper: float | None) -> Demand:
@@ -237,4 +237,5 @@ def _upper(cpu: CpuWindow, usage: float) -> float | None:
 
 
 def _blur(cpu: CpuWindow) -> float:
-    return 0.0 if cpu.limit is None else cpu.period / cpu.window
+    # A thread that lets its siblings go first waits for the period after the next.
+    return 0.0 if cpu.limit is None else 2 * cpu.period / cpu.window

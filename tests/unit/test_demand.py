@@ -38,6 +38,7 @@ BASE = CpuWindow(usage=0.25, limit=0.25, window=10.0, throttled_periods=100, thr
         (ThreadShare(0.01, 0.999), 0, 1.0),  # the ends of the window put the sum above one
         (ThreadShare(0.01, 0.985, wait=0.01), 0, 1.0),  # idle for less than one wait: not idle
         (ThreadShare(0.01, 0.975), 0.02, 1.0),  # idle for less than a period: not idle
+        (ThreadShare(0.01, 0.89, wait=0.11), 0, 1.0),  # one wait is a ninth of the window: nothing can be told
         (ThreadShare(0.1, 0.3, life=0.5), 0, 0.25),  # half a window: half the weight
         (ThreadShare(0.1, 0.4, life=0.5), 0, 0.5),
     ],
@@ -47,7 +48,7 @@ def test_thread_demand(thread: ThreadShare, blur: float, cores: float) -> None:
 
 
 def test_blur_never_hides_five_percent_of_idle_time() -> None:
-    assert idle_share(ThreadShare(0.3, 0.6, wait=0.6), blur=1.0) == pytest.approx(0.1)
+    assert idle_share(ThreadShare(0.3, 0.6, wait=0.05), blur=1.0) == pytest.approx(0.1)
 
 
 shares = st.builds(
