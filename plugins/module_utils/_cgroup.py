@@ -188,8 +188,8 @@ def parse_pressure(content: bytes | None) -> dict[str, Pressure] | None:
     """Parse a PSI file to {"some": Pressure, "full": Pressure}; None where PSI is off; cpu has "full" since 5.13."""
     lines: dict[str, Pressure] = {}
     for line in (content or b"").decode("ascii", "replace").splitlines():
-        kind, *fields = line.split()
-        values = dict(field.split("=", 1) for field in fields if "=" in field)
+        kind, _, fields = line.partition(" ")
+        values = dict(field.split("=", 1) for field in fields.split() if "=" in field)
         try:
             avg10, avg60, avg300 = (float(values[name]) for name in ("avg10", "avg60", "avg300"))
             lines[kind] = Pressure(avg10, avg60, avg300, int(values["total"]) / 1e6)

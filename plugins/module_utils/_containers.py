@@ -91,8 +91,8 @@ def parse_response(response: bytes, docker_host: str) -> Any:
     except ValueError as error:
         raise EngineError(f"the engine at {docker_host} answered {status[1].decode()} without valid JSON") from error
     if status[1] != b"200":
-        message = answer.get("message") if isinstance(answer, dict) else None
-        raise EngineError(f"the engine at {docker_host} answered {status[1].decode()}: {message or body[:200]!r}")
+        message = answer.get("message") if isinstance(answer, dict) else answer
+        raise EngineError(f"the engine at {docker_host} answered {status[1].decode()}: {message}")
     return answer
 
 

@@ -22,10 +22,15 @@ SATURATED_SHARE = 0.97
 ALWAYS_THROTTLED_SHARE = 0.95
 # Threads idle for less than this share of the window count as never idle.
 NEVER_IDLE_SHARE = 0.05
+# Throttled in at least this share of all periods, a container just below its limit is held down by it too.
+OFTEN_THROTTLED_SHARE = 0.5
 # Never-idle threads may carry this share of a point estimate: what they hide then stays inside its error.
 HIDDEN_SHARE = 0.05
 # A node with less idle time than this holds its containers up by itself.
 CONTENDED_IDLE_SHARE = 0.10
+# An interval from usage to E no wider than this share (or this many cores) is a point: waiting cost next to nothing.
+NARROW_SHARE = 0.05
+NARROW_CORES = 0.005
 # A thread counts as active from this share of the window, running or waiting to.
 ACTIVE_SHARE = 0.01
 # Usage that no thread accounts for: above this share (and this many cores) threads came and went unseen.
@@ -76,28 +81,38 @@ class CpuWindow:
 
 
 def idle_share(thread: ThreadShare) -> float:
-    """Return the share of the window a thread spent neither running nor waiting for a CPU.
+    """Return the share of the window a thread spent neither running nor waiting for a CPU."""
+    return thread.life - thread.run - thread.delay
 
-    Less than one wait of idle time is none: it is how far the ends of the window blur the delay.
+
+def never_idle(thread: ThreadShare) -> bool:
+    """Say whether a thread wanted to run all the time, as far as can be told.
+
+    The ends of the window blur the delay by up to one wait, so idle time below a thread's mean wait is none either.
     """
-    idle = thread.life - thread.run - thread.delay
-    return 0.0 if idle <= min(thread.wait, NEVER_IDLE_SHARE) else idle
+    return thread.run + thread.delay > 0 and idle_share(thread) < max(NEVER_IDLE_SHARE * thread.life, thread.wait)
 
 
 def thread_demand(thread: ThreadShare) -> float:
     """Return the cores a thread would use if it never had to wait for one: run / (1 - delay), at most its life.
 
-    With 1 - delay written as run + idle the formula stays inside its bounds while delay approaches 1.
+    1 - delay is written as run + idle. A never idle thread counts whole: while delay approaches 1 the quotient would
+    be nothing but the blur of the window's ends.
     """
-    idle = idle_share(thread)
-    if idle <= 0:
-        return thread.life if thread.run + thread.delay > 0 else 0.0
-    return thread.life * thread.run / (thread.run + idle)
+    if thread.run + thread.delay <= 0:
+        return 0.0
+    return thread.life if never_idle(thread) else thread.life * thread.run / (thread.run + idle_share(thread))
 
 
 def runnable(threads: Iterable[ThreadShare]) -> float:
     """Return how many threads ran or wanted to run, on average over the window."""
     return sum(thread.run + thread.delay for thread in threads)
+
+
+def accounts_for(threads: Iterable[ThreadShare], usage: float) -> bool:
+    """Say whether the threads seen ran for the cgroup's usage; else some came and went between two looks."""
+    unseen = usage - sum(thread.run for thread in threads)
+    return unseen <= max(UNSEEN_SHARE * usage, UNSEEN_CORES)
 
 
 def estimate_demand(cpu: CpuWindow) -> Demand:
@@ -115,6 +130,11 @@ def estimate_demand(cpu: CpuWindow) -> Demand:
     if upper is None:
         return _without_threads(cpu, cpu.usage, "threads came and went between the looks")
     return _saturated_demand(cpu.threads, cpu.usage, upper)
+
+
+def unknown_demand(usage: float | None, reason: str) -> Demand:
+    """Return the demand of a container of which only the usage is known: at least that."""
+    return Demand(None, usage, None, None if usage is None else UNIDENTIFIABLE, reason)
 
 
 def add_demands(demands: Sequence[Demand]) -> Demand:
@@ -154,19 +174,20 @@ def _blocking_reason(cpu: CpuWindow) -> str | None:
 def _saturated(cpu: CpuWindow, usage: float) -> bool:
     if cpu.limit is None or cpu.throttled_periods == 0:
         return False
-    # Up to one period's allowance lies on the wrong side of the window's ends.
-    if usage >= cpu.limit * (SATURATED_SHARE - cpu.period / cpu.window):
-        return True
+    throttled_share = None if cpu.throttled_periods is None else cpu.throttled_periods * cpu.period / cpu.window
     # Old kernels lose a little of the quota each period: throttled in all of them is held down all the same.
-    return (cpu.throttled_periods or 0) * cpu.period >= ALWAYS_THROTTLED_SHARE * cpu.window
+    if throttled_share is not None and throttled_share >= ALWAYS_THROTTLED_SHARE:
+        return True
+    # Up to one period's allowance lies on the wrong side of the window's ends. To miss that a container is held down
+    # would give a wrong number, so the doubt goes that way unless it was seldom throttled.
+    often = throttled_share is None or throttled_share >= OFTEN_THROTTLED_SHARE
+    return usage >= cpu.limit * (SATURATED_SHARE - (cpu.period / cpu.window if often else 0.0))
 
 
 def _unsaturated(cpu: CpuWindow, usage: float, upper: float | None) -> Demand:
-    if cpu.node_idle is None:
-        return Demand(None, usage, upper, UNIDENTIFIABLE, "the node's idle time was not measured")
-    if cpu.node_idle < CONTENDED_IDLE_SHARE:
-        reason = f"the node was only {cpu.node_idle:.0%} idle: others may have held it up"
-        return Demand(None, usage, upper, UNIDENTIFIABLE, reason)
+    held_up = _held_up(cpu, usage, upper)
+    if held_up:
+        return Demand(None, usage, upper, UNIDENTIFIABLE, held_up)
     if cpu.limit is None:
         reason = "no limit"
     elif cpu.throttled_periods:
@@ -176,11 +197,24 @@ def _unsaturated(cpu: CpuWindow, usage: float, upper: float | None) -> Demand:
     return Demand(usage, usage, upper, UNSATURATED, reason)
 
 
+def _held_up(cpu: CpuWindow, usage: float, upper: float | None) -> str | None:
+    """Say what kept a container below its limit from using what it wanted, None if nothing did."""
+    if upper is not None and upper - usage <= max(NARROW_SHARE * usage, NARROW_CORES):
+        return None
+    if cpu.node_idle is None:
+        return "the node's idle time was not measured"
+    if cpu.node_idle < CONTENDED_IDLE_SHARE:
+        return f"the node was only {cpu.node_idle:.0%} idle: others may have held it up"
+    throttled = cpu.limit is not None and cpu.throttled_periods != 0
+    if upper is not None and not throttled:
+        return "no limit cut in, yet its threads waited for a CPU"
+    return None
+
+
 def _saturated_demand(threads: Sequence[ThreadShare], usage: float, upper: float) -> Demand:
     active = [thread for thread in threads if thread.run + thread.delay >= ACTIVE_SHARE]
-    idle = [idle_share(thread) for thread in active]
-    hidden = sum(thread_demand(thread) for thread in active if idle_share(thread) < NEVER_IDLE_SHARE)
-    if not active or sum(idle) / len(idle) < NEVER_IDLE_SHARE:
+    hidden = sum(thread_demand(thread) for thread in active if never_idle(thread))
+    if not active or sum(idle_share(thread) for thread in active) / len(active) < NEVER_IDLE_SHARE:
         reason = "its threads are never idle: a small backlog and a large demand look alike; raise the limit to see"
         return Demand(None, usage, upper, UNIDENTIFIABLE, reason)
     if hidden > HIDDEN_SHARE * upper:
@@ -198,9 +232,6 @@ def _without_threads(cpu: CpuWindow, usage: float, problem: str) -> Demand:
 
 def _upper(cpu: CpuWindow, usage: float) -> float | None:
     """Return E, None where the threads seen don't account for the usage."""
-    if cpu.threads is None:
-        return None
-    unseen = usage - sum(thread.run for thread in cpu.threads)
-    if unseen > max(UNSEEN_SHARE * usage, UNSEEN_CORES):
+    if cpu.threads is None or not accounts_for(cpu.threads, usage):
         return None
     return max(usage, sum(thread_demand(thread) for thread in cpu.threads))

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -85,9 +85,11 @@ def measure(
     for watch in watches:
         watch.first = _look(watch, tree, proc_root)
     if window > 0:
-        for pause in pauses(time.monotonic(), window, interval):
-            time.sleep(pause)
+        *between, end = look_times(time.monotonic(), window, interval)
+        for due in between:
+            _sleep_until(due)
             _look_at_threads(watches, tree, proc_root)
+        _sleep_until(end)
         for watch in watches:
             watch.last = _look(watch, tree, proc_root)
         watches = _compare_states(watches, list_containers(), tree, proc_root)
@@ -105,12 +107,10 @@ def measure(
     return {"node": node, "containers": rows, "tasks": task_rows(rows), "services": service_rows(rows)}
 
 
-def pauses(start: float, window: float, interval: float) -> Iterator[float]:
-    """Yield how long to sleep until each next look; looks stay on a fixed grid from `start` and end with the window."""
-    count = max(1, round(window / interval)) if interval < window else 1
-    for number in range(1, count + 1):
-        due = start + (window if number == count else number * interval)
-        yield max(0.0, due - time.monotonic())
+def look_times(start: float, window: float, interval: float) -> list[float]:
+    """Return when to look after `start`, monotonic seconds: every `interval`, and last at the window's end."""
+    count = max(1, round(window / interval))
+    return [start + number * interval for number in range(1, count)] + [start + window]
 
 
 def container_row(watch: Watch, window: float, hostname: str, node_idle: float | None) -> dict[str, Any]:
@@ -146,11 +146,13 @@ def service_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def roll_up(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Add rows up. A sum is None if a part is; pressure can't be added, so it is kept for single rows only."""
+    """Add rows up. A sum is None if a part is; pressure and memory peaks don't add up and are kept for single rows."""
     sums: dict[str, Any] = {name: _demand.add_up(row[name] for row in rows) for name in _ADDED}
     for name in ("periods", "throttled_periods", "bursts", "threads", "oom_kills", "pids", "restarts"):
         sums[name] = None if sums[name] is None else int(sums[name])
     memory = {name: _demand.add_up(row["memory"][name] for row in rows) for name in _MEMORY}
+    if len(rows) != 1:
+        memory["peak"] = None
     return {
         "containers": len(rows),
         **sums,
@@ -166,6 +168,11 @@ def roll_up(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _watch(containers: Sequence[Container], tree: _cgroup.Hierarchy) -> list[Watch]:
     paths = _cgroup.container_paths(tree, [container.id for container in containers])
     return [Watch(container, paths.get(container.id), container.state) for container in containers]
+
+
+def _sleep_until(due: float) -> None:
+    # A look that comes late does not shift those after it.
+    time.sleep(max(0.0, due - time.monotonic()))
 
 
 def _look(watch: Watch, tree: _cgroup.Hierarchy, proc_root: str) -> _cgroup.CpuReading | None:
@@ -237,6 +244,12 @@ def _rates(watch: Watch, window: float, node_idle: float | None) -> dict[str, An
         node_idle=node_idle,
         pressure_full=pressure["full"]["share"] if pressure and "full" in pressure else None,
     )
+    # Sums over threads are only a measurement if no thread was missed.
+    complete = threads is not None and cpu.usage is not None and _demand.accounts_for(threads, cpu.usage)
+    counted = threads if complete else None
+    # A frozen thread neither runs nor waits: what it would want can't be seen.
+    paused = watch.state == "paused"
+    demand = _demand.unknown_demand(cpu.usage, "it is paused") if paused else _demand.estimate_demand(cpu)
     return {
         "cpu_used": cpu.usage,
         "cpu_limit": cpu.limit,
@@ -247,11 +260,11 @@ def _rates(watch: Watch, window: float, node_idle: float | None) -> dict[str, An
         "bursts": _cgroup.delta(first.stat.bursts, last.stat.bursts),
         "burst_seconds": _cgroup.delta(first.stat.burst_seconds, last.stat.burst_seconds),
         "pressure": pressure,
-        "run_seconds": None if threads is None else elapsed * sum(thread.run for thread in threads),
-        "run_delay_seconds": None if threads is None else elapsed * sum(thread.delay for thread in threads),
-        "runnable": None if threads is None else _demand.runnable(threads),
+        "run_seconds": None if counted is None else elapsed * sum(thread.run for thread in counted),
+        "run_delay_seconds": None if counted is None else elapsed * sum(thread.delay for thread in counted),
+        "runnable": None if counted is None else _demand.runnable(counted),
         "threads": watch.thread_count,
-        "demand": asdict(_demand.estimate_demand(cpu)),
+        "demand": asdict(demand),
         "window_seconds": elapsed,
         "verdict_grade": elapsed >= VERDICT_SECONDS,
     }
@@ -263,7 +276,7 @@ def _no_rates(reason: str, reading: _cgroup.CpuReading | None, threads: int | No
         "cpu_limit": reading.limit.cores if reading and reading.limit else None,
         "pressure": _cgroup.pressure_shares(None, reading.pressure, None) if reading else None,
         "threads": threads,
-        "demand": asdict(_demand.Demand(None, None, None, None, reason)),
+        "demand": asdict(_demand.unknown_demand(None, reason)),
         "verdict_grade": False,
     }
 
@@ -273,7 +286,6 @@ def _window_problem(watch: Watch, window: float) -> str | None:
     problems = (
         (watch.path is None, "its cgroup was not found"),
         (watch.state == "gone", "it ended inside the window"),
-        (watch.state == "paused", "it is paused"),
         (window <= 0, "one look has no rates: give a window"),
         (watch.first is None, "it started inside the window"),
         (watch.last is None, "it ended inside the window"),
