@@ -23,7 +23,7 @@ EXAMPLES = r"""
 - name: Say what changed
   ansible.builtin.debug:
     msg: "{{ result.services | evenkeel.swarm.limits_changes }}"
-  # - "backend-ai-agents: limits.cpus none -> 0.5 (converged, 3.2 s)"
+  # - "backend-ai-agents: cpus unlimited -> 0.5 (converged, 3.2 s)"
   # - 29 services unchanged
 """
 

@@ -23,7 +23,7 @@ EXAMPLES = r"""
 - name: Name the differences
   ansible.builtin.debug:
     msg: "{{ info.services | evenkeel.swarm.limits_drift }}"
-  # - "dokploy: limits.cpus is none, should be 0.5"
+  # - "dokploy: cpus is unlimited, should be 0.5"
 """
 
 RETURN = r"""

@@ -9,6 +9,7 @@ as a dash, never as 0; "no limit" is a word of its own.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,8 +20,10 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._units import NANO,
 Row = Mapping[str, Any]
 
 MISSING = "–"
-NO_LIMIT = "none"
+NO_LIMIT = "unlimited"
 _UNITS = ("B", "K", "M", "G", "T")
+# For running text only: tables are as wide as what is in them.
+_TEXT_WIDTH = 120
 
 
 class TableError(ValueError):
@@ -91,7 +94,7 @@ def change_lines(services: Iterable[Row]) -> list[str]:
             unchanged += 1
             continue
         fields = _differences(service["before"], service["after"])
-        what = ", ".join(f"{name} {_show(name, old)} -> {_show(name, new)}" for name, old, new in fields)
+        what = ", ".join(f"{_short(name)} {_show(name, old)} -> {_show(name, new)}" for name, old, new in fields)
         error = f": {service['error']}" if service.get("error") else ""
         seconds = f", {service['seconds']:.1f} s" if service.get("seconds") else ""
         lines.append(f"{service['service']}: {what or 'settings as they were'} ({service['state']}{seconds}){error}")
@@ -105,7 +108,7 @@ def drift_lines(services: Iterable[Row]) -> list[str]:
     return [
         f"{service['service']}: "
         + ", ".join(
-            f"{field} is {_show(field, values['actual'])}, should be {_show(field, values['expected'])}"
+            f"{_short(field)} is {_show(field, values['actual'])}, should be {_show(field, values['expected'])}"
             for field, values in service["drift"].items()
         )
         for service in services
@@ -123,6 +126,11 @@ def _flat(settings: Row) -> dict[str, Any]:
     for name, value in settings.items():
         flat |= {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, Mapping) else {name: value}
     return flat
+
+
+def _short(field: str) -> str:
+    """Leave `limits.` out: in a table of limits it goes without saying, `reservations.` doesn't."""
+    return field.removeprefix("limits.")
 
 
 def _show(field: str, value: Any) -> str:
@@ -289,7 +297,7 @@ def _service_cells(service: Row) -> list[str]:
     demand = measured.get("demand") or {}
     limit = service["limits"]["memory"]
     return [
-        service["service"] + (" *" if service["drift"] else ""),
+        _marked(service),
         ",".join(service["nodes"]) or MISSING,
         f"{service['running']}/{service['replicas']}" if service["replicas"] is not None else str(service["running"]),
         NO_LIMIT if service["limits"]["cpus"] is None else f"{service['limits']['cpus']:g}",
@@ -348,17 +356,21 @@ def _total_cells(totals: Row) -> list[str]:
 def _remarks(report: Row) -> list[str]:
     totals = report["totals"]
     demand = totals["demand"]
-    lines = [
+    remarks = [
         f"{totals['services']} services, {totals['running_tasks']} running tasks. "
         f"Demand of all containers: {demand_text(demand)} cores ({demand['regime'] or 'not measured'}).",
         f"{MISSING} not measured; a..b an interval: the demand lies in it, and nothing measured here says where.",
     ]
-    stopped = [service["service"] for service in report["services"] if not service["running"]]
+    stopped = [_marked(service) for service in report["services"] if not service["running"]]
     if stopped:
-        lines.append(f"Not running: {', '.join(stopped)}.")
+        remarks.append(f"Not running: {', '.join(stopped)}.")
     if report["drifted"]:
-        lines.append(f"* differs from the table of limits: {', '.join(report['drifted'])}.")
-    return lines
+        remarks.append(f"* differs from the table of limits: {len(report['drifted'])} of them.")
+    return [line for remark in remarks for line in textwrap.wrap(remark, _TEXT_WIDTH, break_on_hyphens=False)]
+
+
+def _marked(service: Row) -> str:
+    return service["service"] + (" *" if service["drift"] else "")
 
 
 def _table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> str:

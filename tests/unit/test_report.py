@@ -156,8 +156,8 @@ def test_no_limit_is_a_word_and_stopped_services_are_named_below() -> None:
     unlimited = service("a", limits={"cpus": None, "memory": None, "pids": None})
     stopped = service("z", running=0, replicas=0, nodes=[])
     text = _report.report_text(report([host("one", container("a"))], [unlimited, stopped], [node("one")]))
-    assert line_of(text, "a ").split()[3] == "none"
-    assert line_of(text, "a ").split()[-1] == "none"
+    assert line_of(text, "a ").split()[3] == "unlimited"
+    assert line_of(text, "a ").split()[-1] == "unlimited"
     assert "Not running: z." in text
     assert "2 services, 1 running tasks" in text
 
@@ -167,7 +167,7 @@ def test_services_are_sorted_by_usage_and_drift_is_marked() -> None:
     hosts = [host("one", container("idle", cpu_used=0.01), container("busy", cpu_used=1.5))]
     text = _report.report_text(report(hosts, [service("idle"), drifting], [node("one")]))
     assert text.index("busy *") < text.index("idle")
-    assert "* differs from the table of limits: busy." in text
+    assert "* differs from the table of limits: 1 of them." in text
 
 
 def test_a_swarm_node_outside_the_play_is_shown_without_measurements() -> None:
@@ -257,7 +257,7 @@ def test_changes_name_fields_and_count_the_rest() -> None:
         {"service": "c", **same},
     ]
     assert _report.change_lines(rows) == [
-        "a: limits.cpus none -> 0.5, limits.memory none -> 512M (converged, 3.2 s)",
+        "a: cpus unlimited -> 0.5, memory unlimited -> 512M (converged, 3.2 s)",
         "b: replicas 1 -> 2 (failed, 120.0 s): task exited",
         "1 service unchanged",
     ]
@@ -270,7 +270,7 @@ def test_drift_names_every_field() -> None:
         "limits.memory": {"expected": 512 * MIB, "actual": 256 * MIB},
     }
     assert _report.drift_lines([{"service": "a", "drift": drift}, {"service": "b", "drift": {}}]) == [
-        "a: limits.cpus is none, should be 0.5, limits.memory is 256M, should be 512M"
+        "a: cpus is unlimited, should be 0.5, memory is 256M, should be 512M"
     ]
 
 
