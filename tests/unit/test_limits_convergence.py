@@ -15,9 +15,11 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._convergence import
     WAITING,
     Verdict,
     Watch,
+    is_stalled,
     judge,
     timed_out,
 )
+from ansible_collections.evenkeel.swarm.plugins.module_utils._limits_plan import plan, read_service
 
 NEW, OLD = 5 * 10**8, 10**9
 CPUS = ("limits", "cpus")
@@ -221,3 +223,21 @@ def test_a_global_service_is_up_when_every_node_runs_the_new_task() -> None:
 def test_a_timeout_says_what_the_task_last_was() -> None:
     verdict = timed_out(watch(), [OLD_DONE, task("new", "preparing")], 30)
     assert verdict == Verdict(FAILED, "timeout", "not converged after 30 s: its last task is preparing")
+
+
+@pytest.mark.parametrize(
+    ("status", "tasks", "stalled"),
+    [
+        ("paused", [OLD_RUNS], True),
+        ("paused", [task("new", "failed", desired="shutdown"), task("new2", "starting")], True),
+        ("rollback_paused", [OLD_RUNS, task("new")], True),
+        ("paused", [OLD_DONE, task("new")], False),  # what failed once runs by now
+        ("completed", [OLD_RUNS], False),
+        ("updating", [OLD_RUNS], False),
+        (None, [OLD_RUNS], False),
+    ],
+)
+def test_a_paused_update_that_left_tasks_behind_is_stalled(status: str | None, tasks: list[Any], stalled: bool) -> None:
+    (change,) = plan([{"service": "web", "limits": {"cpus": 0.5}}], [read_service(service(status))])[0]
+    assert not change.changed
+    assert is_stalled(change, tasks) is stalled

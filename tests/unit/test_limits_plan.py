@@ -14,7 +14,6 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._limits_plan import
     Change,
     apply_edit,
     eligible_nodes,
-    find_stalled,
     plan,
     preflight,
     read_node,
@@ -340,16 +339,6 @@ def test_a_global_service_needs_room_on_every_node() -> None:
 def test_unchanged_services_are_not_judged() -> None:
     raw = raw_service("a", resources={"Limits": {"NanoCPUs": 8 * 10**9}})
     assert refusals(planned({"service": "a", "limits": {"cpus": 8}}, raw), [raw_node("small", 1)]) == []
-
-
-@pytest.mark.parametrize(
-    ("status", "task_cpus", "stalled"),
-    [("paused", 10**9, True), ("paused", 5 * 10**8, False), ("completed", 10**9, False), ("updating", 10**9, False)],
-)
-def test_a_paused_update_that_left_tasks_behind_is_stalled(status: str, task_cpus: int, stalled: bool) -> None:
-    raw = raw_service("a", resources={"Limits": {"NanoCPUs": 5 * 10**8}}, status=status)
-    (change,) = planned({"service": "a", "limits": {"cpus": 0.5}}, raw)
-    assert find_stalled(change, [raw_task("a", "n", Limits={"NanoCPUs": task_cpus})]) is stalled
 
 
 # --- the survey ---
