@@ -370,7 +370,7 @@ def _remarks(report: Row) -> list[str]:
 
 
 def _marked(service: Row) -> str:
-    return service["service"] + (" *" if service["drift"] else "")
+    return f"{service['service']}{' *' if service['drift'] else ''}"
 
 
 def _table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> str:
