@@ -219,11 +219,21 @@ def _converge(client: docker.APIClient, wanted: dict[str, dict[str, Any]]) -> No
     while True:
         running: dict[str, int] = {}
         tasks = client.tasks(filters={"desired-state": "running"})
-        names = {service["ID"]: service["Spec"]["Name"] for service in client.services()}
+        services = client.services()
+        names = {service["ID"]: service["Spec"]["Name"] for service in services}
+        updating = {
+            service["Spec"]["Name"]
+            for service in services
+            if (service.get("UpdateStatus") or {}).get("State") == "updating"
+        }
         for task in tasks:
             if task["Status"]["State"] == "running":
                 running[names.get(task["ServiceID"], "")] = running.get(names.get(task["ServiceID"], ""), 0) + 1
-        short = [name for name, body in wanted.items() if running.get(name, 0) < body["Mode"]["Replicated"]["Replicas"]]
+        short = [
+            name
+            for name, body in wanted.items()
+            if name in updating or running.get(name, 0) < body["Mode"]["Replicated"]["Replicas"]
+        ]
         if not short:
             return
         if time.monotonic() > deadline:

@@ -177,10 +177,11 @@ def _registry(engine: Engine, settings: Settings, subnet: ipaddress.IPv4Network)
         if engine.exists("container", container):
             engine.docker("start", container)
         else:
-            engine.docker(
-                "run", "-d", f"--name={container}", f"--label={LABEL}={settings.network}",
-                f"--network={settings.network}", "--network-alias=registry", f"--ip={subnet[REGISTRY_OCTET]}", "--publish=127.0.0.1::5000", image,
-            )  # fmt: skip
+            options = [
+                f"--name={container}", f"--label={LABEL}={settings.network}", f"--network={settings.network}",
+                "--network-alias=registry", f"--ip={subnet[REGISTRY_OCTET]}", "--publish=127.0.0.1::5000",
+            ]  # fmt: skip
+            engine.docker("run", "-d", *options, image)
 
 
 def _create(engine: Engine, settings: Settings, name: str, image: str, *, address: str, cpus: str) -> None:

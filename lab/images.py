@@ -35,12 +35,13 @@ def base(engine: Engine, release: str) -> str:
         return official
     if not shutil.which("debootstrap"):
         install(["debootstrap"])
-    with step(f"make a Debian {release} base with debootstrap"), tempfile.TemporaryDirectory() as directory:
-        root = Path(directory) / "root"
+    with step(f"make a Debian {release} base with debootstrap"), tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch) / "root"
         run(["debootstrap", "--variant=minbase", "--include=ca-certificates,python3", release, root], timeout=1200)
         (root / "etc/resolv.conf").unlink(missing_ok=True)
-        for cached in (root / "var/cache/apt/archives").glob("*.deb"):
-            cached.unlink()
+        for directory in ("var/cache/apt", "var/lib/apt/lists"):
+            shutil.rmtree(root / directory)
+            (root / directory / "partial").mkdir(parents=True)
         tar = subprocess.Popen(["tar", "-C", root, "-c", "."], stdout=subprocess.PIPE)
         try:
             imported = subprocess.run(

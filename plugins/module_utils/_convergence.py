@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._limits_plan import (
     TERMINAL_STATES,
+    Change,
     Edit,
     read_resources,
     read_settings,
@@ -150,6 +151,16 @@ def _stuck(watch: Watch, mine: _Tasks, now: float) -> Verdict | None:
     if now - watch.unplaced_since < UNPLACED_PATIENCE:
         return None
     return Verdict(FAILED, "no_suitable_node", task_error(watch, mine.unplaced[-1]))
+
+
+def is_stalled(change: Change, tasks: Iterable[Mapping[str, Any]]) -> bool:
+    """Tell whether a spec is right already while a paused update left its tasks outdated or failing."""
+    service = change.service
+    if change.before != change.after or service.update_status.get("State") not in ("paused", "rollback_paused"):
+        return False
+    own = [task for task in tasks if task["ServiceID"] == service.id]
+    seen = Watch(service.id, service.name, change.edit, 0.0, earlier_tasks=frozenset(task["ID"] for task in own))
+    return judge(seen, {"Spec": service.spec}, own, 0.0).state != CONVERGED
 
 
 def timed_out(watch: Watch, tasks: Iterable[Mapping[str, Any]], seconds: float) -> Verdict:

@@ -80,25 +80,28 @@ class CpuWindow:
     pressure_full: float | None = None
 
 
-def idle_share(thread: ThreadShare, blur: float = 0.0) -> float:
-    """Return the share of the window a thread spent neither running nor waiting for a CPU.
+def idle_share(thread: ThreadShare) -> float:
+    """Return the share of the window a thread spent neither running nor waiting for a CPU."""
+    return thread.life - thread.run - thread.delay
 
-    The ends of the window blur the delay by up to one wait, so idle time below that is none. `blur` is the share of
-    the window the longest usual wait takes: a period of the limit; without one, a thread's own mean wait tells.
+
+def never_idle(thread: ThreadShare) -> bool:
+    """Say whether a thread wanted to run all the time, as far as can be told.
+
+    The ends of the window blur the delay by up to one wait, so idle time below a thread's mean wait is none either.
     """
-    idle = thread.life - thread.run - thread.delay
-    return 0.0 if idle <= min(max(thread.wait, blur), NEVER_IDLE_SHARE) else idle
+    return thread.run + thread.delay > 0 and idle_share(thread) < max(NEVER_IDLE_SHARE * thread.life, thread.wait)
 
 
-def thread_demand(thread: ThreadShare, blur: float = 0.0) -> float:
+def thread_demand(thread: ThreadShare) -> float:
     """Return the cores a thread would use if it never had to wait for one: run / (1 - delay), at most its life.
 
-    With 1 - delay written as run + idle the formula stays inside its bounds while delay approaches 1.
+    1 - delay is written as run + idle. A never idle thread counts whole: while delay approaches 1 the quotient would
+    be nothing but the blur of the window's ends.
     """
     if thread.run + thread.delay <= 0:
         return 0.0
-    idle = idle_share(thread, blur)
-    return thread.life * thread.run / (thread.run + idle) if idle > 0 else thread.life
+    return thread.life if never_idle(thread) else thread.life * thread.run / (thread.run + idle_share(thread))
 
 
 def runnable(threads: Iterable[ThreadShare]) -> float:
@@ -126,7 +129,7 @@ def estimate_demand(cpu: CpuWindow) -> Demand:
         return _without_threads(cpu, cpu.usage, "the threads' schedstat can't be read")
     if upper is None:
         return _without_threads(cpu, cpu.usage, "threads came and went between the looks")
-    return _saturated_demand(cpu.threads, cpu.usage, upper, _blur(cpu))
+    return _saturated_demand(cpu.threads, cpu.usage, upper)
 
 
 def unknown_demand(usage: float | None, reason: str) -> Demand:
@@ -178,7 +181,7 @@ def _saturated(cpu: CpuWindow, usage: float) -> bool:
     # Up to one period's allowance lies on the wrong side of the window's ends. To miss that a container is held down
     # would give a wrong number, so the doubt goes that way unless it was seldom throttled.
     often = throttled_share is None or throttled_share >= OFTEN_THROTTLED_SHARE
-    return usage >= cpu.limit * (SATURATED_SHARE - (_blur(cpu) if often else 0.0))
+    return usage >= cpu.limit * (SATURATED_SHARE - (cpu.period / cpu.window if often else 0.0))
 
 
 def _unsaturated(cpu: CpuWindow, usage: float, upper: float | None) -> Demand:
@@ -208,12 +211,10 @@ def _held_up(cpu: CpuWindow, usage: float, upper: float | None) -> str | None:
     return None
 
 
-def _saturated_demand(threads: Sequence[ThreadShare], usage: float, upper: float, blur: float) -> Demand:
+def _saturated_demand(threads: Sequence[ThreadShare], usage: float, upper: float) -> Demand:
     active = [thread for thread in threads if thread.run + thread.delay >= ACTIVE_SHARE]
-    idle = [idle_share(thread, blur) for thread in active]
-    never_idle = [thread for thread, share in zip(active, idle, strict=True) if share < NEVER_IDLE_SHARE]
-    hidden = sum(thread_demand(thread, blur) for thread in never_idle)
-    if not active or sum(idle) / len(idle) < NEVER_IDLE_SHARE:
+    hidden = sum(thread_demand(thread) for thread in active if never_idle(thread))
+    if not active or sum(idle_share(thread) for thread in active) / len(active) < NEVER_IDLE_SHARE:
         reason = "its threads are never idle: a small backlog and a large demand look alike; raise the limit to see"
         return Demand(None, usage, upper, UNIDENTIFIABLE, reason)
     if hidden > HIDDEN_SHARE * upper:
@@ -233,8 +234,4 @@ def _upper(cpu: CpuWindow, usage: float) -> float | None:
     """Return E, None where the threads seen don't account for the usage."""
     if cpu.threads is None or not accounts_for(cpu.threads, usage):
         return None
-    return max(usage, sum(thread_demand(thread, _blur(cpu)) for thread in cpu.threads))
-
-
-def _blur(cpu: CpuWindow) -> float:
-    return 0.0 if cpu.limit is None else cpu.period / cpu.window
+    return max(usage, sum(thread_demand(thread) for thread in cpu.threads))

@@ -133,7 +133,7 @@ class Node(NamedTuple):
 
 
 class Change(NamedTuple):
-    """One service with its row: where it is and where the table wants it. `stalled`: see find_stalled."""
+    """One service with its row: where it is and where the table wants it. `stalled`: see _convergence."""
 
     service: Service
     row: Row
@@ -329,18 +329,6 @@ def _service_problems(change: Change) -> list[str]:
                 "it is a job, and Swarm runs a job again when its limits change; accept that by a `service` row"
             )
     return [f"{change.row.name}: service {change.service.name}: {problem}" for problem in problems]
-
-
-def find_stalled(change: Change, tasks: Iterable[Mapping[str, Any]]) -> bool:
-    """Tell whether a spec is right already while a paused update left tasks running with other limits."""
-    if change.before != change.after or change.service.update_status.get("State") not in ("paused", "rollback_paused"):
-        return False
-    wanted = change.after.values
-    return any(
-        read_resources(task["Spec"]) != wanted
-        for task in tasks
-        if task["ServiceID"] == change.service.id and task.get("DesiredState") == "running"
-    )
 
 
 # --- can the nodes carry it? -----------------------------------------------------------------------------------
@@ -546,7 +534,9 @@ def _shortage(wanted: tuple[int, int], eligible: Iterable[Node], room: _Room) ->
         f"{max(room.free[node.id][1], 0) / 2**20:.0f}M"
         for node in eligible
     )
+    amounts = ((wanted[0], f"{format_cpus(wanted[0])} CPUs"), (wanted[1], format_memory(wanted[1])))
+    asked = " and ".join(text for amount, text in amounts if amount)
     return (
-        f"reservations: {show('cpus', wanted[0])} CPUs and {show('memory', wanted[1])} a task fit no node, its tasks "
-        f"would stay pending; left to reserve: {left or 'no node is eligible'}"
-    ).replace("unlimited", "no")
+        f"reservations: {asked} for each task fit no node, it would stay pending; "
+        f"left to reserve: {left or 'no node is eligible'}"
+    )

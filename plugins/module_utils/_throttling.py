@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -85,9 +85,11 @@ def measure(
     for watch in watches:
         watch.first = _look(watch, tree, proc_root)
     if window > 0:
-        for pause in pauses(time.monotonic(), window, interval):
-            time.sleep(pause)
+        *between, end = look_times(time.monotonic(), window, interval)
+        for due in between:
+            _sleep_until(due)
             _look_at_threads(watches, tree, proc_root)
+        _sleep_until(end)
         for watch in watches:
             watch.last = _look(watch, tree, proc_root)
         watches = _compare_states(watches, list_containers(), tree, proc_root)
@@ -105,12 +107,10 @@ def measure(
     return {"node": node, "containers": rows, "tasks": task_rows(rows), "services": service_rows(rows)}
 
 
-def pauses(start: float, window: float, interval: float) -> Iterator[float]:
-    """Yield how long to sleep until each next look; looks stay on a fixed grid from `start` and end with the window."""
-    count = max(1, round(window / interval)) if interval < window else 1
-    for number in range(1, count + 1):
-        due = start + (window if number == count else number * interval)
-        yield max(0.0, due - time.monotonic())
+def look_times(start: float, window: float, interval: float) -> list[float]:
+    """Return when to look after `start`, monotonic seconds: every `interval`, and last at the window's end."""
+    count = max(1, round(window / interval))
+    return [start + number * interval for number in range(1, count)] + [start + window]
 
 
 def container_row(watch: Watch, window: float, hostname: str, node_idle: float | None) -> dict[str, Any]:
@@ -146,11 +146,13 @@ def service_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def roll_up(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Add rows up. A sum is None if a part is; pressure can't be added, so it is kept for single rows only."""
+    """Add rows up. A sum is None if a part is; pressure and memory peaks don't add up and are kept for single rows."""
     sums: dict[str, Any] = {name: _demand.add_up(row[name] for row in rows) for name in _ADDED}
     for name in ("periods", "throttled_periods", "bursts", "threads", "oom_kills", "pids", "restarts"):
         sums[name] = None if sums[name] is None else int(sums[name])
     memory = {name: _demand.add_up(row["memory"][name] for row in rows) for name in _MEMORY}
+    if len(rows) != 1:
+        memory["peak"] = None
     return {
         "containers": len(rows),
         **sums,
@@ -166,6 +168,11 @@ def roll_up(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _watch(containers: Sequence[Container], tree: _cgroup.Hierarchy) -> list[Watch]:
     paths = _cgroup.container_paths(tree, [container.id for container in containers])
     return [Watch(container, paths.get(container.id), container.state) for container in containers]
+
+
+def _sleep_until(due: float) -> None:
+    # A look that comes late does not shift those after it.
+    time.sleep(max(0.0, due - time.monotonic()))
 
 
 def _look(watch: Watch, tree: _cgroup.Hierarchy, proc_root: str) -> _cgroup.CpuReading | None:

@@ -169,11 +169,11 @@ import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.evenkeel.swarm.plugins.module_utils._cgroup import working_sets
-from ansible_collections.evenkeel.swarm.plugins.module_utils._convergence import CONVERGED, FAILED
+from ansible_collections.evenkeel.swarm.plugins.module_utils._convergence import CONVERGED, FAILED, is_stalled
 from ansible_collections.evenkeel.swarm.plugins.module_utils._limits_apply import (
     Clock,
     Job,
@@ -188,7 +188,6 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._limits_apply impor
 from ansible_collections.evenkeel.swarm.plugins.module_utils._limits_plan import (
     Change,
     Node,
-    find_stalled,
     plan,
     preflight,
     read_node,
@@ -220,7 +219,7 @@ class ServiceLimits:
     def run(self) -> None:
         """Do what the options say and end the module."""
         changes = self._plan()
-        if self.module.check_mode:
+        if self.module.check_mode or not any(_needs_attention(change) for change in changes):
             self._exit(changes)
         with _lock(self.params["docker_host"]):
             # Planned again: what was planned without the lock may be what another run has just done.
@@ -231,7 +230,7 @@ class ServiceLimits:
         paused = any(str(change.service.update_status.get("State", "")).endswith("paused") for change in changes)
         if paused or any(change.changed for change in changes):
             self.tasks = self.swarm.tasks()
-            changes = [change._replace(stalled=find_stalled(change, self.tasks)) for change in changes]
+            changes = [change._replace(stalled=is_stalled(change, self.tasks)) for change in changes]
         refusals: list[str] = []
         if any(change.changed for change in changes):
             self.nodes = [read_node(raw) for raw in self.swarm.nodes()]
@@ -254,7 +253,11 @@ class ServiceLimits:
 
     def _local_memory(self, changes: Sequence[Change]) -> dict[str, int]:
         """The highest working set of a service's tasks on this host, by service name; bytes."""
-        containers = working_sets()
+        try:
+            containers = working_sets()
+        except OSError as error:
+            self.module.warn(f"memory limits are not compared with present use, which can't be read here: {error}")
+            return {}
         names = {change.service.id: change.service.name for change in changes}
         highest: dict[str, int] = {}
         for task in self.tasks:
@@ -272,8 +275,6 @@ class ServiceLimits:
 
     def _apply(self, changes: Sequence[Change]) -> None:
         jobs = {change.service.name: forward_job(change) for change in changes if _needs_attention(change)}
-        if not jobs:
-            self._exit(changes)
         with _events(self.params["progress_file"]) as event, self._signals():
             event("begin", {"services": sorted(jobs)})
             nodes = NodesSeen(
@@ -407,13 +408,20 @@ def _whole_numbers(given: Mapping[str, Any]) -> dict[str, int]:
 def _lock(docker_host: str) -> Iterator[None]:
     """Keep a second run away from the same engine; the kernel drops the lock whatever ends this process."""
     path = LOCK_DIRECTORY / f"evenkeel-service-limits-{hashlib.sha256(docker_host.encode()).hexdigest()[:12]}.lock"
-    try:
-        with path.open("w", encoding="ascii") as handle:
+    with _opened(path, "w", "lock") as handle:
+        try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield
-    except BlockingIOError as error:
-        message = f"another run of service_limits is changing this swarm (it holds {path}); wait for it to end"
-        raise SwarmError("locked", message) from error
+        except BlockingIOError as error:
+            message = f"another run of service_limits is changing this swarm (it holds {path}); wait for it to end"
+            raise SwarmError("locked", message) from error
+        yield
+
+
+def _opened(path: Path, mode: str, purpose: str) -> TextIO:
+    try:
+        return cast("TextIO", path.open(mode, encoding="utf-8"))
+    except OSError as error:
+        raise SwarmError("file_unusable", f"the {purpose} file {path} can't be written: {error.strerror}") from error
 
 
 @contextlib.contextmanager
@@ -422,7 +430,7 @@ def _events(path: str | None) -> Iterator[Any]:
     if path is None:
         yield lambda _name, _details: None
         return
-    with Path(path).open("a", encoding="utf-8") as handle:
+    with _opened(Path(path), "a", "progress") as handle:
 
         def write(name: str, details: Mapping[str, Any]) -> None:
             handle.write(json.dumps({"time": round(time.time(), 3), "event": name, **details}) + "\n")

@@ -276,8 +276,8 @@ services:
   description:
     - The Swarm services with tasks on this host, sorted by name. C(service), C(containers) (how many) and the keys of a
       container from C(cpu_used) on, summed. A sum is V(null) as soon as a part is, C(throttled_ratio) is that of the
-      summed periods, and the demand's regime is the weakest of its parts. C(pressure) is there for single tasks only,
-      as it can't be added.
+      summed periods, and the demand's regime is the weakest of its parts. C(pressure) and the memory's C(peak) are
+      there for single tasks only, as they can't be added.
   returned: success
   type: list
   elements: dict

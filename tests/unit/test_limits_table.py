@@ -15,7 +15,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._limits_table impor
     parse_table,
 )
 from ansible_collections.evenkeel.swarm.plugins.module_utils._units import MIB, NO_LIMIT
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 CPU = {"cpus": 0.5}
@@ -188,6 +188,7 @@ tables = st.lists(selectors, min_size=1, max_size=6, unique_by=str)
 swarms = st.lists(st.builds(Selectable, names, labels), min_size=1, max_size=6, unique_by=lambda each: each.name)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(tables, swarms, st.randoms(use_true_random=False))
 def test_matching_is_a_function_of_the_rows_not_of_their_order(
     table: list[dict[str, Any]], services: list[Selectable], shuffle: random.Random
@@ -202,6 +203,7 @@ def test_matching_is_a_function_of_the_rows_not_of_their_order(
         assert chosen == again
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(tables, swarms)
 def test_the_chosen_row_matches_and_no_matching_row_is_more_specific(
     table: list[dict[str, Any]], services: list[Selectable]
@@ -227,6 +229,7 @@ json_like = st.recursive(
 known_keys = st.sampled_from(["service", "glob", "labels", "limits", "reservations", "replicas", "limit"])
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(st.one_of(json_like, st.dictionaries(known_keys, json_like)), max_size=4))
 def test_any_input_gives_rows_or_errors_never_an_exception(table: list[Any]) -> None:
     rows, errors = parse_table(table)
