@@ -24,6 +24,8 @@ Spec = dict[str, Any]
 ANSIBLE = Path(sys.executable).parent
 #: Services of tests converge faster than Swarm's five seconds of watching.
 MONITOR = 1_000_000_000
+#: A killed test run leaves services behind; the next one finds them by this label.
+LEFT_BY_TESTS = "evenkeel.test"
 
 
 @dataclass
@@ -83,7 +85,8 @@ class Ansible:
         self, host: str, name: str, arguments: dict[str, Any], *, check: bool = False, **extra: str
     ) -> list[str]:
         variables = [f"--extra-vars={json.dumps(extra)}"] if extra else []
-        argv = [str(ANSIBLE / "ansible"), host, "-m", f"evenkeel.swarm.{name}", "-a", json.dumps(arguments), *variables]
+        given = ["-a", json.dumps(arguments)] if arguments else []
+        argv = [str(ANSIBLE / "ansible"), host, "-m", f"evenkeel.swarm.{name}", *given, *variables]
         return [*argv, "--check", "--diff"] if check else argv
 
     def _run(self, argv: list[str], environment: dict[str, str]) -> Run:
@@ -192,7 +195,11 @@ def ansible(lab: Settings) -> Ansible:
 @pytest.fixture(scope="session")
 def swarm(lab: Settings) -> Iterator[Swarm]:
     with estate.api(lab, "kvm4") as client:
-        yield Swarm(client)
+        swarm = Swarm(client)
+        for name, spec in swarm.specs().items():
+            if LEFT_BY_TESTS in spec["Labels"]:
+                swarm.remove(name)
+        yield swarm
 
 
 @pytest.fixture(scope="session")
@@ -227,7 +234,7 @@ def service(swarm: Swarm, app_image: str) -> Iterator[Callable[..., str]]:
         name = f"{prefix}-{suffix}"
         spec: Spec = {
             "Name": name,
-            "Labels": {"test": prefix},
+            "Labels": {LEFT_BY_TESTS: prefix},
             "TaskTemplate": {
                 "ContainerSpec": {
                     "Image": app_image,
