@@ -10,7 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import PROJECT, Ansible, Spec, Swarm, wait_for, without_limits
+
+from lab.settings import PROJECT
+from tests.integration.harness import Ansible, Spec, Swarm, wait_for, without_limits
 
 MIB = 1024**2
 MODULE = "service_limits"
@@ -127,7 +129,7 @@ def test_a_limit_that_no_task_could_live_with_is_refused_before_anything_changes
 
 def _memory(ansible: Ansible, name: str) -> int:
     look = ansible.module("kvm4", "throttling_info", {"window": 0})
-    return max(each["memory"]["working_set"] for each in look["services"] if each["service"] == name)
+    return max(int(each["memory"]["working_set"]) for each in look["services"] if each["service"] == name)
 
 
 def test_a_reservation_that_no_node_can_hold_is_refused(

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import Ansible, Swarm
+
+from tests.integration.harness import Ansible, Swarm
 
 WINDOW = 8
 TOLERANCE = 0.05
