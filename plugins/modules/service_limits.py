@@ -35,7 +35,8 @@ options:
     default: 4
   timeout:
     description:
-      - Seconds that each service may take to converge, and again to be put back.
+      - Seconds that each service may take to converge, and again to be put back; also how long to wait for another
+        run on the same manager to end.
     type: float
     default: 120
   memory_in_use:
@@ -48,11 +49,23 @@ options:
       - Whether a memory limit may be set below what a task uses now. Such a task may be killed as it starts.
     type: bool
     default: false
+  progress:
+    description:
+      - Say on the controller's screen what becomes of each service while it is being changed.
+      - The module then runs as a background job on the host, which goes on if the connection is lost.
+    type: bool
+    default: false
   progress_file:
     description:
-      - A file to append one line of JSON to for each event, so that a long run can be watched.
+      - A file on the host to append one line of JSON to for each event, so that a long run can be watched.
     type: path
 attributes:
+  action:
+    support: full
+    description: An action plugin shows the progress; the module does the work.
+  async:
+    support: full
+    description: Can be run in the background.
   check_mode:
     support: full
     description: Predicts exactly what a run does, all checks included.
@@ -202,6 +215,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._swarm import (
 )
 
 LOCK_DIRECTORY = Path("/run/lock")
+LOCK_PAUSE = 0.5
 AT_FAILURE = {"rollback": "drop", "keep_going": "continue", "stop": "finish"}
 
 
@@ -221,7 +235,7 @@ class ServiceLimits:
         changes = self._plan()
         if self.module.check_mode or not any(_needs_attention(change) for change in changes):
             self._exit(changes)
-        with _lock(self.params["docker_host"]):
+        with _lock(self.params["docker_host"], self.params["timeout"]):
             # Planned again: what was planned without the lock may be what another run has just done.
             self._apply(self._plan())
 
@@ -405,16 +419,28 @@ def _whole_numbers(given: Mapping[str, Any]) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def _lock(docker_host: str) -> Iterator[None]:
-    """Keep a second run away from the same engine; the kernel drops the lock whatever ends this process."""
+def _lock(docker_host: str, timeout: float) -> Iterator[None]:
+    """Let one run at a time change a swarm; the kernel drops the lock whatever ends this process.
+
+    A run whose controller was killed goes on for a while, so the next one waits for it, `timeout` seconds at most.
+    """
     path = LOCK_DIRECTORY / f"evenkeel-service-limits-{hashlib.sha256(docker_host.encode()).hexdigest()[:12]}.lock"
     with _opened(path, "w", "lock") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            message = f"another run of service_limits is changing this swarm (it holds {path}); wait for it to end"
-            raise SwarmError("locked", message) from error
+        deadline = time.monotonic() + timeout
+        while not _locked(handle):
+            if time.monotonic() > deadline:
+                message = f"another run of service_limits has been changing this swarm for {timeout:g} s"
+                raise SwarmError("locked", f"{message} (it holds {path}); wait for it to end")
+            time.sleep(LOCK_PAUSE)
         yield
+
+
+def _locked(handle: TextIO) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _opened(path: Path, mode: str, purpose: str) -> TextIO:
@@ -450,6 +476,8 @@ def main() -> None:
             "timeout": {"type": "float", "default": 120},
             "memory_in_use": {"type": "dict"},
             "allow_memory_below_use": {"type": "bool", "default": False},
+            # Read by the action plugin; here for those who call the module without it.
+            "progress": {"type": "bool", "default": False},
             "progress_file": {"type": "path"},
         },
         supports_check_mode=True,

@@ -253,19 +253,25 @@ def test_killed_half_way_and_run_again_it_converges(
     assert ansible.module("kvm4", MODULE, arguments)["changed"] is False
 
 
-def test_two_operators_at_once_do_not_interleave(ansible: Ansible, service: Callable[..., str]) -> None:
+def test_two_operators_at_once_do_not_interleave(
+    ansible: Ansible, swarm: Swarm, service: Callable[..., str]
+) -> None:
     names = [service(f"s{number}") for number in range(3)]
     arguments = {"table": [row(name, cpus=0.5) for name in names], "parallel": 1}
     argv = ansible.module_argv("kvm4", MODULE, arguments)
     first = subprocess.Popen(
         argv, cwd=PROJECT, env=ansible.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    time.sleep(2.5)
+    wait_for(lambda: any(limits_of(swarm, name) for name in names), 30, "a first changed service")
     other = {"table": [row(name, cpus=0.4) for name in names]}
-    second = ansible.module("kvm4", MODULE, other)
+    impatient = ansible.module("kvm4", MODULE, {**other, "timeout": 0.1})
+    assert impatient["failed"]
+    assert "another run" in impatient["msg"]
+    patient = ansible.module("kvm4", MODULE, other)
+    assert not patient.get("failed"), patient.get("msg")
     assert first.wait() == 0
-    assert second["failed"]
-    assert "another run" in second["msg"]
+    assert {each["before"]["limits"]["cpus"] for each in patient["services"]} == {0.5}
+    assert [limits_of(swarm, name) for name in names] == [{"NanoCPUs": 400_000_000}] * 3
 
 
 @pytest.mark.parametrize(
