@@ -40,7 +40,7 @@ demo: lab-up ## Two hosts, the seeds' estate, site.yml over SSH, and the table a
 	@echo; echo "Files: reports/$${LAB_NAME:-demo}/   Log in: ssh -F .lab/$${LAB_NAME:-demo}/ssh_config kvm4.$${LAB_NAME:-demo}   Remove it all: make lab-down"
 
 .PHONY: lab-up
-lab-up: setup ## Bring the lab up (LAB_NAME=demo LAB_DEBIAN=trixie LAB_LOAD=0.02)
+lab-up: setup ## Bring the lab up (LAB_NAME=demo LAB_DEBIAN=trixie LAB_LOAD=0.01)
 	$(LAB) up
 
 .PHONY: lab-down

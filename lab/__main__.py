@@ -15,7 +15,7 @@ from lab.settings import HOSTS, Settings, from_environment
 ABOUT = """Two real Docker Swarm hosts, kvm4 and kvm2, on this machine.
 
 environment: LAB_NAME (demo) a name of its own for each lab; LAB_DEBIAN (trixie) the hosts' release, trixie or bookworm;
-LAB_LOAD (0.02) the share of the seeds' CPU demand that the estate makes, 1 for all 26 cores."""
+LAB_LOAD (0.01) the share of the seeds' CPU demand that the estate makes, 1 for all 26 cores."""
 
 
 def up(settings: Settings, *, with_estate: bool) -> None:

@@ -60,7 +60,7 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> Settings:
     debian = environ.get("LAB_DEBIAN") or "trixie"
     if debian not in DEBIAN_RELEASES:
         raise LabError(f"LAB_DEBIAN is {debian!r}; it must be one of {', '.join(DEBIAN_RELEASES)}")
-    text = environ.get("LAB_LOAD") or "0.02"
+    text = environ.get("LAB_LOAD") or "0.01"
     try:
         load = float(text)
     except ValueError:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ANSIBLE, PROJECT, Ansible, Spec, Swarm, without_limits
+
+from lab.settings import PROJECT
+from tests.integration.harness import ANSIBLE, Ansible, Spec, Swarm, without_limits
 
 
 def applied(run: Any) -> list[dict[str, Any]]:

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import Ansible, Swarm
+
+from tests.integration.harness import Ansible, Swarm
 
 WINDOW = 8
 TOLERANCE = 0.05
@@ -80,10 +81,11 @@ def test_busy_threads_are_counted_on_a_worker(
             assert mine["demand"]["regime"] == "unidentifiable"
             assert mine["demand"]["estimate"] is None
             assert mine["cpu_limit"] == pytest.approx(limit)
-            assert mine["throttled_ratio"] > 0.9
             for what, value in (("runnable", mine["runnable"]), ("upper", mine["demand"]["upper"])):
                 if value != pytest.approx(threads, rel=TOLERANCE):
                     problems.append(f"{threads} threads at {limit}: {what} is {value}")
+            if mine["throttled_ratio"] <= 0.9:
+                problems.append(f"{threads} threads at {limit}: throttled in {mine['throttled_ratio']:.0%} of periods")
         if not problems:
             return
         assert node["cpu_idle_share"] < IDLE_NEEDED, problems

@@ -35,7 +35,7 @@ class PlainSwarm:
         self.posted: dict[str, float] = {}
         self.rolling_at_once = 0
         self.outage: tuple[float, float] = (0.0, 0.0)
-        self.raws = {}
+        self.raws: dict[str, Any] = {}
         for name in names:
             mounts = [{"Type": "volume"}] if name in stateful else []
             self.raws[name] = {

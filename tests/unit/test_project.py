@@ -143,7 +143,10 @@ def test_a_lab_that_does_not_answer_is_no_lab(tmp_path: Path) -> None:
     (tmp_path / "ssh_config").write_text("Host *\n  HostName 127.0.0.1\n  Port 1\n")
     inventory = tmp_path / "hosts.yml"
     variables = {"lab_directory": str(tmp_path), "ansible_ssh_common_args": f"-F {tmp_path}/ssh_config"}
-    hosts = {"swarm_manager": {"hosts": {"kvm4": {}}}, "swarm_worker": {"hosts": {"kvm2": {}}}}
+    hosts: dict[str, dict[str, dict[str, object]]] = {
+        "swarm_manager": {"hosts": {"kvm4": {}}},
+        "swarm_worker": {"hosts": {"kvm2": {}}},
+    }
     inventory.write_text(yaml.safe_dump({"swarm": {"children": hosts, "vars": variables}}))
     ran = run("ansible-playbook", "-i", str(inventory), "site.yml")
     assert ran.returncode != 0

@@ -1,0 +1,133 @@
+"""Measure Even Keel against today's tools, side by side, on a lab of its own; show and keep what was found."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ansible.release import __version__ as ansible_version
+
+from benchmarks import change, look, no_change, site
+from benchmarks.bench import Bench
+from benchmarks.report import Report
+from lab.__main__ import down, status, up
+from lab.run import LabError, fail, say
+from lab.settings import Settings, from_environment
+
+RESULTS = Path(__file__).resolve().parent / "results"
+SUMMARY = Path(__file__).resolve().parent / "RESULTS.md"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a benchmark is run: how often, and whether it is only run when named (it has no target to meet)."""
+
+    run: Callable[[Bench], Report]
+    repetitions: int
+    quick: int
+    only_named: bool = False
+
+
+BENCHMARKS = {
+    "no_change": Plan(no_change.run, 7, 3),
+    "site": Plan(site.run, 3, 1),
+    "look": Plan(look.run, 5, 1),
+    "change": Plan(change.run, 3, 1),
+    "parallel": Plan(change.run_parallel, 3, 1, only_named=True),
+}
+
+
+def main() -> int:
+    """Run the benchmarks; returns 0 if every target was met, 1 if not or if something failed."""
+    arguments = _arguments()
+    try:
+        settings = from_environment({**os.environ, "LAB_NAME": os.environ.get("LAB_NAME") or "bench"})
+        was_up = status(settings) == 0
+        try:
+            up(settings, with_estate=True)
+            reports = [_measure(name, settings, quick=arguments.quick) for name in arguments.names]
+            machine = _machine(settings)
+        finally:
+            if not was_up:
+                down(settings)
+    except LabError as error:
+        return fail(str(error))
+    _keep(reports, machine)
+    if arguments.record:
+        SUMMARY.write_text(summary(reports, machine))
+    missed = [report.name for report in reports if not report.passed]
+    say(f"Targets missed: {', '.join(missed)}" if missed else "All targets met.")
+    return 1 if missed else 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    default = [name for name, each in BENCHMARKS.items() if not each.only_named]
+    parser.add_argument(
+        "names", nargs="*", metavar="name", help=f"{', '.join(BENCHMARKS)} (default: {' '.join(default)})"
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions")
+    parser.add_argument("--record", action="store_true", help=f"write {SUMMARY.name}, too")
+    arguments = parser.parse_args()
+    unknown = [name for name in arguments.names if name not in BENCHMARKS]
+    if unknown:
+        parser.error(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+    arguments.names = arguments.names or default
+    return arguments
+
+
+def _measure(name: str, settings: Settings, *, quick: bool) -> Report:
+    planned = BENCHMARKS[name]
+    before = os.getloadavg()[0]
+    report = planned.run(Bench(settings, planned.quick if quick else planned.repetitions))
+    report.notes.append(f"The machine's load average was {before:.1f} before and {os.getloadavg()[0]:.1f} after.")
+    say(f"\n{report.text()}")
+    return report
+
+
+def _machine(settings: Settings) -> dict[str, Any]:
+    """Describe what was measured on, in general terms."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory / 2**30),
+        "kernel": platform.release(),
+        "hosts": f"Debian {settings.debian}, Docker {Bench(settings, 0).ssh('docker version --format {{.Server.Version}}')}",
+        "ansible_core": ansible_version,
+        "estate_load": settings.load,
+    }
+
+
+def _keep(reports: Sequence[Report], machine: dict[str, Any]) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    for report in reports:
+        content = {"machine": machine, **report.as_dict()}
+        (RESULTS / f"{report.name}.json").write_text(json.dumps(content, indent=2) + "\n")
+    say(f"\nKept in {RESULTS.relative_to(Path.cwd()) if RESULTS.is_relative_to(Path.cwd()) else RESULTS}/")
+
+
+def summary(reports: Sequence[Report], machine: dict[str, Any]) -> str:
+    """Write the reports and what they were measured on as Markdown."""
+    lines = [
+        "# Measured",
+        "",
+        f"By `python -m benchmarks --record` on {machine['date']}: a machine with {machine['cores']} cores and "
+        f"{machine['memory_gib']} GiB, kernel {machine['kernel']}, shared with other work;",
+        f"lab hosts with {machine['hosts']}; ansible-core {machine['ansible_core']}; LAB_LOAD {machine['estate_load']:g}.",
+    ]
+    for report in reports:
+        lines += ["", "```", report.text(), "```"]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
