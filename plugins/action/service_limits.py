@@ -73,7 +73,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             except AnsibleError as error:
                 lost += 1
                 if lost > PATIENCE:
-                    raise AnsibleError(f"the connection is lost; the job goes on there, its events in {path}") from error
+                    raise AnsibleError(
+                        f"the connection is lost; the job goes on there, its events in {path}"
+                    ) from error
                 self._connection.reset()
                 continue
             lost = 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -253,9 +252,7 @@ def test_killed_half_way_and_run_again_it_converges(
     assert ansible.module("kvm4", MODULE, arguments)["changed"] is False
 
 
-def test_two_operators_at_once_do_not_interleave(
-    ansible: Ansible, swarm: Swarm, service: Callable[..., str]
-) -> None:
+def test_two_operators_at_once_do_not_interleave(ansible: Ansible, swarm: Swarm, service: Callable[..., str]) -> None:
     names = [service(f"s{number}") for number in range(3)]
     arguments = {"table": [row(name, cpus=0.5) for name in names], "parallel": 1}
     argv = ansible.module_argv("kvm4", MODULE, arguments)

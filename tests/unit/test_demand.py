@@ -75,6 +75,9 @@ def test_a_slowed_down_closed_loop_is_recovered(busy: float, idle: float, slowdo
 
 def test_runnable() -> None:
     assert runnable([SPINNER] * 10) == pytest.approx(10)
+    # A wait that began before the window counts whole inside it; a thread is still one thread.
+    assert runnable([ThreadShare(run=0.1, delay=1.02)]) == pytest.approx(1)
+    assert runnable(CLOSED) == pytest.approx(sum(thread.run + thread.delay for thread in CLOSED))
 
 
 @pytest.mark.parametrize(
@@ -87,7 +90,15 @@ def test_runnable() -> None:
         pytest.param({"usage": 0.2, "throttled_periods": 80}, "unsaturated", 0.2, id="bursts"),
         pytest.param({"usage": 0.242, "throttled_periods": 40}, "unsaturated", 0.242, id="just below 97 %"),
         pytest.param({"usage": 0.243, "throttled_periods": 40}, "saturated", 1.213, id="at 97 %"),
-        pytest.param({"usage": 0.239, "throttled_periods": 80}, "unsaturated", 0.239, id="a period below 97 %"),
+        pytest.param({"usage": 0.239, "throttled_periods": 80}, "unidentifiable", None, id="a period below 97 %"),
+        pytest.param({"usage": 0.22, "throttled_periods": 80}, "unsaturated", 0.22, id="bursts at 88 %"),
+        pytest.param({"usage": 0.2, "throttled_periods": 80, "node_idle": 0.2}, "unidentifiable", None, id="20 % idle"),
+        pytest.param(
+            {"usage": 0.2, "throttled_periods": 40, "threads": [*CLOSED[:3], ThreadShare(0.1, 0.9)]},
+            "unidentifiable",
+            None,
+            id="below the limit, a spinner among the threads",
+        ),
         pytest.param({"usage": 0.241, "throttled_periods": 80}, "saturated", 1.213, id="the window's ends in doubt"),
         pytest.param({"throttled_periods": None}, "saturated", 1.213, id="throttling not measured"),
         pytest.param({"node_idle": 0.05}, "saturated", 1.213, id="at its limit on a busy node"),
