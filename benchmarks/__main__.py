@@ -96,12 +96,13 @@ def _measure(name: str, settings: Settings, *, quick: bool) -> Report:
 def _machine(settings: Settings) -> dict[str, Any]:
     """Describe what was measured on, in general terms."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    engine = Bench(settings, 0).ssh("docker version --format {{.Server.Version}}")
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "cores": os.cpu_count(),
         "memory_gib": round(memory / 2**30),
         "kernel": platform.release(),
-        "hosts": f"Debian {settings.debian}, Docker {Bench(settings, 0).ssh('docker version --format {{.Server.Version}}')}",
+        "hosts": f"Debian {settings.debian}, Docker {engine}",
         "ansible_core": ansible_version,
         "estate_load": settings.load,
     }
@@ -122,7 +123,8 @@ def summary(reports: Sequence[Report], machine: dict[str, Any]) -> str:
         "",
         f"By `python -m benchmarks --record` on {machine['date']}: a machine with {machine['cores']} cores and "
         f"{machine['memory_gib']} GiB, kernel {machine['kernel']}, shared with other work;",
-        f"lab hosts with {machine['hosts']}; ansible-core {machine['ansible_core']}; LAB_LOAD {machine['estate_load']:g}.",
+        f"lab hosts with {machine['hosts']}; ansible-core {machine['ansible_core']}; "
+        f"LAB_LOAD {machine['estate_load']:g}.",
     ]
     for report in reports:
         lines += ["", "```", report.text(), "```"]

@@ -15,7 +15,6 @@ from typing import Any
 
 import yaml
 
-from lab import estate
 from lab.run import LabError, run
 from lab.settings import PROJECT, Settings
 from lab.swarm import MANAGER
@@ -75,8 +74,8 @@ class Bench:
 
     def services(self) -> list[Json]:
         """Return the Swarm's services as the engine's API has them, sorted by name."""
-        with estate.api(self.settings, MANAGER) as client:
-            return sorted(client.services(), key=lambda service: str(service["Spec"]["Name"]))
+        services: list[Json] = json.loads(self.ssh("docker service inspect $(docker service ls -q)"))
+        return sorted(services, key=lambda service: str(service["Spec"]["Name"]))
 
     def settle(self) -> None:
         """Bring the estate to its table of limits, so that every benchmark begins from the same state."""

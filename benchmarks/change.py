@@ -71,7 +71,7 @@ def run(bench: Bench) -> Report:
         [one, many, one_stateless, many_stateless],
         [ratio("ratio without volumes", many_stateless, one_stateless, 8), ratio("ratio over all", many, one, 3)],
         [
-            "service_limits: wall time of the task, and of it up to the last service without a volume (those come first).",
+            "service_limits: wall time of the task; without a volume: until the last of those, which come first.",
             "docker service update: run on the host in one SSH session, each waiting for its service to converge.",
         ],
     )

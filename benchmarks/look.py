@@ -63,7 +63,8 @@ def _report(found: list[Mapping[str, Any]], running: int) -> Report:
         ],
         [ratio("CPU ratio", theirs, ours, 10), at_most("sampler at 10 s", share, 0.01)],
         [
-            f"A look: list the containers, read all their cgroups and threads. Mean of {LOOKS * 20} looks (docker stats: {LOOKS}).",
+            "A look: list the containers, read all their cgroups and threads.",
+            f"A sample is the mean of {LOOKS * 20} looks, of docker stats {LOOKS}.",
             "The engine's part is what dockerd, containerd and the shims used above their idle rate just before.",
             "Not in it: starting Python and the module, once a window, not once a look.",
         ],

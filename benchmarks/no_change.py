@@ -18,7 +18,8 @@ def run(bench: Bench) -> Report:
     bench.settle()
     networks = _network_names(bench)
     variables = {"benchmark_services": [restate(raw["Spec"], networks) for raw in bench.services()]}
-    ours, loop = [], []
+    ours: list[float] = []
+    loop: list[float] = []
     for _ in range(bench.repetitions):
         tasks = bench.play(PLAYBOOKS / "no_change.yml", variables)
         for name, samples in (("One call", ours), ("Loop", loop)):
