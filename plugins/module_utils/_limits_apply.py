@@ -6,7 +6,7 @@
 
 One thread is enough: a write takes milliseconds, the waiting is Swarm's. A service holds its place among the
 `parallel` only while its tasks are being replaced; while Swarm merely watches the new ones (UpdateConfig.Monitor),
-the next may begin. Services with volumes come last and have the swarm to themselves until they are done.
+the next may begin. Services with volumes come last, and while one's tasks are replaced nothing else is.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ class Job:
     service_id: str
     name: str
     stateful: bool
+    start_first: bool
     wanted: Edit
     edit: Callable[[Spec], Spec] | None
     # The outcome.
@@ -108,14 +109,19 @@ def forward_job(change: Change) -> Job:
     """The job that brings a service where its row wants it; an unchanged one's is only waited for."""
     edit = (lambda spec: apply_edit(spec, change.edit)) if change.changed else None
     service = change.service
-    return Job(service.id, service.name, service.stateful, change.edit, edit)
+    return Job(service.id, service.name, service.stateful, service.start_first, change.edit, edit)
 
 
 def restore_job(change: Change) -> Job:
     """The job that puts back what the forward job changed, and nothing that others did since."""
     service, earlier = change.service, change.restore
     return Job(
-        service.id, service.name, service.stateful, earlier, lambda spec: restore_spec(spec, earlier, service.spec)
+        service.id,
+        service.name,
+        service.stateful,
+        service.start_first,
+        earlier,
+        lambda spec: restore_spec(spec, earlier, service.spec),
     )
 
 
@@ -140,7 +146,8 @@ class Loop:
 
     def run(self, jobs: Iterable[Job], verb: str) -> list[Job]:
         """Run jobs until each has a verdict, or none of the rest shall be started; `verb` names events."""
-        waiting = sorted(jobs, key=lambda job: (job.stateful, job.name))
+        # Stop-first takes longest (Swarm lets the network settle before it stops a task), so it begins first.
+        waiting = sorted(jobs, key=lambda job: (job.stateful, job.start_first, job.name))
         every, active = list(waiting), list[Job]()
         stopped = False
         pause = _FIRST_PAUSE
@@ -206,10 +213,8 @@ class Loop:
         return started
 
     def _has_room(self, job: Job, active: Sequence[Job]) -> bool:
-        if job.stateful or any(other.stateful for other in active):
-            return not [other for other in active if other.verdict is None or other.verdict.state == WAITING]
         rolling = [other for other in active if other.verdict is None or other.verdict.rolling]
-        return len(rolling) < self.policy.parallel
+        return not rolling if job.stateful else len(rolling) < self.policy.parallel
 
     def _begin(self, job: Job, service: Any, tasks: Sequence[Any], verb: str) -> None:
         now = self.clock.now()

@@ -16,6 +16,7 @@ description:
   - Nothing else in a service's specification changes, and what other writers change meanwhile is kept.
   - Everything is checked before anything is changed. Then services without volumes are updated a few at a time,
     after them those with volumes one at a time, and each is waited for until Swarm calls its tasks good.
+  - While Swarm merely watches a service's new tasks, which run already, the next service is begun.
 options:
   table:
     required: true

@@ -134,18 +134,31 @@ def test_swarms_watching_of_new_tasks_does_not_hold_up_the_next() -> None:
     assert swarm.time >= 3 * ROLL + MONITOR
 
 
-def test_services_with_volumes_come_last_and_alone_until_they_are_done() -> None:
+def test_services_with_volumes_come_last_and_are_replaced_alone() -> None:
     swarm = PlainSwarm(*"abcd", stateful=("a", "b"))
-    _, events = forward(swarm, parallel=4)
-    assert [event for event in events if event[1] in "ab"] == [
-        ("update_started", "a"),
-        ("update_converged", "a"),
-        ("update_started", "b"),
-        ("update_converged", "b"),
-    ]
-    assert events.index(("update_started", "a")) > max(
-        events.index(("update_converged", "c")), events.index(("update_converged", "d"))
-    )
+    forward(swarm, parallel=4)
+    assert swarm.posted["c"] == swarm.posted["d"]
+    assert swarm.posted["a"] >= swarm.posted["c"] + ROLL
+    assert swarm.posted["b"] >= swarm.posted["a"] + ROLL
+
+
+def test_swarms_watching_of_a_service_with_a_volume_does_not_hold_up_the_next() -> None:
+    swarm = PlainSwarm(*"abc", stateful=("a", "b", "c"))
+    forward(swarm)
+    assert 3 * ROLL + MONITOR <= swarm.time < 3 * (ROLL + 1) + MONITOR + 1
+
+
+def test_after_a_service_with_a_volume_failed_no_further_one_is_begun() -> None:
+    swarm = PlainSwarm(*"ab", stateful=("a", "b"), failing=("a",))
+    verdicts, _ = forward(swarm)
+    assert verdicts == {"a": "failed", "b": None}
+
+
+def test_what_takes_longest_begins_first() -> None:
+    swarm = PlainSwarm(*"ab")
+    swarm.raws["a"]["Spec"]["UpdateConfig"] = {"Order": "start-first"}
+    _, events = forward(swarm, parallel=1)
+    assert events[0] == ("update_started", "b")
 
 
 def test_after_a_failure_nothing_is_begun_and_what_is_under_way_is_waited_for() -> None:
