@@ -73,7 +73,7 @@ def _report(found: list[Mapping[str, Any]], running: int) -> Report:
 
 def _scale(bench: Bench, services: list[str], replicas: int) -> None:
     table = [{"service": name, "replicas": replicas} for name in services]
-    bench.play(PLAYBOOKS / "apply.yml", {"benchmark_table": table, "benchmark_parallel": 4})
+    bench.play(PLAYBOOKS / "apply.yml", {"benchmark_table": table, "benchmark_parallel": 8})
 
 
 def _module_utils() -> bytes:

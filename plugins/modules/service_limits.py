@@ -33,7 +33,7 @@ options:
     description:
       - How many services without volumes may be replacing their tasks at the same time.
     type: int
-    default: 4
+    default: 8
   timeout:
     description:
       - Seconds that each service may take to converge, and again to be put back; also how long to wait for another
@@ -473,7 +473,7 @@ def main() -> None:
             **swarm_argument_spec(),
             "table": {"type": "list", "elements": "dict", "required": True},
             "on_failure": {"type": "str", "choices": list(AT_FAILURE), "default": "rollback"},
-            "parallel": {"type": "int", "default": 4},
+            "parallel": {"type": "int", "default": 8},
             "timeout": {"type": "float", "default": 120},
             "memory_in_use": {"type": "dict"},
             "allow_memory_below_use": {"type": "bool", "default": False},
