@@ -100,6 +100,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     def _show(self, path: str, progress: Progress) -> None:
         """Display the events that are new in the file."""
-        command = f"tail -c +{progress.bytes_read + 1} {self._connection._shell.quote(path)} 2>/dev/null || true"
+        command = f"tail -n +{progress.lines_read + 1} {self._connection._shell.quote(path)} 2>/dev/null || true"
         for line in progress.read(self._low_level_execute_command(command).get("stdout", "")):
             display.display(line)

@@ -27,15 +27,16 @@ class Progress:
 
     def __init__(self, host: str) -> None:
         self.host = host
-        self.bytes_read = 0
+        # Lines, not bytes: a terminal on the way puts a carriage return before each newline.
+        self.lines_read = 0
         self._done = 0
         self._all = 0
 
     def read(self, text: str) -> Iterator[str]:
-        """Yield a line for each whole event in text, which begins at byte `bytes_read` of the file."""
-        whole, newline, _ = text.rpartition("\n")
-        self.bytes_read += len((whole + newline).encode())
+        """Yield a line for each whole event in text, which begins `lines_read` lines into the file."""
+        whole, _, _ = text.rpartition("\n")
         for line in whole.splitlines():
+            self.lines_read += 1
             said = self._line(json.loads(line))
             if said:
                 yield f"{self.host}: {said}"

@@ -10,7 +10,7 @@ import pytest
 
 from lab import estate, hosts
 from lab.settings import Settings, from_environment
-from tests.integration.harness import LEFT_BY_TESTS, MONITOR, Ansible, Spec, Swarm
+from tests.integration.harness import LEFT_BY_TESTS, MONITOR, Ansible, Spec, Swarm, wait_for
 
 
 @pytest.fixture(scope="session")
@@ -97,5 +97,6 @@ def service(swarm: Swarm, app_image: str) -> Iterator[Callable[..., str]]:
         return name
 
     yield make
-    for name in made:
-        swarm.remove(name)
+    ids = {swarm.remove(name) for name in made}
+    # Their tasks outlive them for a moment, and would count in the next test's sums.
+    wait_for(lambda: not ids & {task["ServiceID"] for task in swarm.client.tasks()}, 30, "removed tasks")

@@ -91,7 +91,7 @@ class Ansible:
             argv, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=900, check=False
         )
         text = done.stdout + done.stderr
-        start = done.stdout.find("{")
+        start = done.stdout.find("{\n")
         try:
             document = json.loads(done.stdout[start:]) if start >= 0 else {}
         except ValueError:
@@ -132,8 +132,11 @@ class Swarm:
                 return
         raise AssertionError(f"{name}: lost {tries} races")
 
-    def remove(self, name: str) -> None:
-        self.client.remove_service(name)
+    def remove(self, name: str) -> str:
+        """Remove a service; returns its id, by which its tasks can still be found."""
+        service_id: str = self.service(name)["ID"]
+        self.client.remove_service(service_id)
+        return service_id
 
     def running(self, name: str) -> list[dict[str, Any]]:
         """The tasks of a service that run and shall."""

@@ -33,5 +33,11 @@ def test_a_line_cut_in_the_middle_waits_for_its_end() -> None:
     progress = Progress("kvm4")
     lines = list(progress.read(whole[: len(whole) - 4]))
     assert lines == ["kvm4: 1 service to bring where the table wants them"]
-    assert list(progress.read(whole.encode()[progress.bytes_read :].decode())) == ["kvm4: ä changing"]
-    assert progress.bytes_read == len(whole.encode())
+    rest = whole.splitlines(keepends=True)[progress.lines_read :]
+    assert list(progress.read("".join(rest))) == ["kvm4: ä changing"]
+    assert progress.lines_read == 2
+
+
+def test_a_terminal_on_the_way_does_no_harm() -> None:
+    text = written({"event": "begin", "services": ["a"]}, {"event": "update_started", "service": "a"})
+    assert len(list(Progress("kvm4").read(text.replace("\n", "\r\n")))) == 2

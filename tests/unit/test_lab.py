@@ -1,0 +1,92 @@
+"""The lab's pure parts; the rest is tested by being used."""
+
+from __future__ import annotations
+
+import pytest
+
+from lab.engine import undo_rules
+from lab.estate import demand
+from lab.hosts import cpu_set
+from lab.run import LabError
+from lab.settings import from_environment
+
+BEFORE = """\
+*filter
+:INPUT ACCEPT [10:100]
+:FORWARD ACCEPT [0:0]
+-A INPUT -p tcp -m tcp --dport 22 -j ACCEPT
+COMMIT
+"""
+AFTER = """\
+*nat
+:PREROUTING ACCEPT [0:0]
+:DOCKER - [0:0]
+-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
+-A POSTROUTING -s 10.213.0.0/24 ! -o evenkeel0 -j MASQUERADE
+COMMIT
+*filter
+:INPUT ACCEPT [99:999]
+:FORWARD DROP [0:0]
+:DOCKER - [0:0]
+-A INPUT -p tcp -m tcp --dport 22 -j ACCEPT
+-A INPUT -p tcp -m tcp --dport 80 -m comment --comment "someone else's" -j ACCEPT
+-A FORWARD -o br-0123456789ab -j DOCKER
+COMMIT
+"""
+
+
+def test_the_engine_s_firewall_rules_go_and_nobody_else_s() -> None:
+    assert undo_rules(BEFORE, AFTER) == [
+        ["-t", "nat", "-D", "PREROUTING", "-m", "addrtype", "--dst-type", "LOCAL", "-j", "DOCKER"],
+        ["-t", "nat", "-D", "POSTROUTING", "-s", "10.213.0.0/24", "!", "-o", "evenkeel0", "-j", "MASQUERADE"],
+        ["-t", "nat", "-F", "DOCKER"],
+        ["-t", "nat", "-X", "DOCKER"],
+        ["-t", "filter", "-D", "FORWARD", "-o", "br-0123456789ab", "-j", "DOCKER"],
+        ["-t", "filter", "-F", "DOCKER"],
+        ["-t", "filter", "-X", "DOCKER"],
+        ["-t", "filter", "-P", "INPUT", "ACCEPT"],
+        ["-t", "filter", "-P", "FORWARD", "ACCEPT"],
+    ]
+
+
+def test_a_machine_without_rules_gets_its_open_policy_back() -> None:
+    assert undo_rules("", "*filter\n:FORWARD DROP [0:0]\nCOMMIT\n") == [["-t", "filter", "-P", "FORWARD", "ACCEPT"]]
+
+
+@pytest.mark.parametrize(
+    ("cores", "at_full_load", "threads", "cores_wanted"),
+    [(10.8, 10.8, 11, 10.8), (0.108, 10.8, 11, 0.11), (1.0, 1.0, 1, 1.0), (0.05, 0.05, 1, 0.05), (1.6, 1.6, 2, 1.6)],
+)
+def test_demand_adds_up_to_what_was_asked(cores: float, at_full_load: float, threads: int, cores_wanted: float) -> None:
+    made = demand(cores, at_full_load)
+    assert made["DEMAND_WORKERS"] + (made["DEMAND_REST"] > 0) == threads
+    total = made["DEMAND_WORKERS"] * made["DEMAND_LOAD"] + made["DEMAND_REST"]
+    assert total / 100 == pytest.approx(cores_wanted, abs=0.011)
+
+
+def test_no_demand_starts_nothing() -> None:
+    assert demand(0, 10.8) == {}
+
+
+@pytest.mark.parametrize(
+    ("host", "vcpus", "cores", "expected"),
+    [("kvm4", 4, 2, "0-1"), ("kvm2", 2, 2, "0-1"), ("kvm4", 4, 8, "0-3"), ("kvm2", 2, 8, "6-7"), ("kvm2", 2, 1, "0-0")],
+)
+def test_hosts_get_cores_that_exist(host: str, vcpus: int, cores: int, expected: str) -> None:
+    assert cpu_set(host, vcpus, cores) == expected
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("LAB_NAME", "No!"), ("LAB_NAME", "x" * 21), ("LAB_DEBIAN", "sid"), ("LAB_LOAD", "much"), ("LAB_LOAD", "-1")],
+)
+def test_a_bad_variable_is_named(variable: str, value: str) -> None:
+    with pytest.raises(LabError, match=variable):
+        from_environment({variable: value})
+
+
+def test_labs_of_different_names_share_nothing() -> None:
+    one, other = from_environment({"LAB_NAME": "one"}), from_environment({"LAB_NAME": "other"})
+    assert {one.network, one.container("kvm4"), str(one.directory)}.isdisjoint(
+        {other.network, other.container("kvm4"), str(other.directory)}
+    )
