@@ -55,7 +55,7 @@ class Bench:
             done = self._ansible(playbook, ["-e", f"@{file.name}"], {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"})
         if done.returncode:
             raise LabError(f"{playbook.name} failed: {_failures(done.stdout) or done.stderr[-2000:]}")
-        plays = json.loads(done.stdout)["plays"]
+        plays = _plays(done.stdout)
         return [_task_run(task) for each in plays for task in each["tasks"] if MANAGER in task["hosts"]]
 
     def play_seconds(self, playbook: Path) -> tuple[float, str]:
@@ -115,10 +115,17 @@ def _task_run(raw: Mapping[str, Json]) -> TaskRun:
     return TaskRun(raw["task"]["name"], began, ended - began, raw["hosts"][MANAGER])
 
 
+def _plays(output: str) -> list[Json]:
+    """Return the plays that the JSON callback wrote, after what others have said on the screen before."""
+    _, begin, rest = ("\n" + output).partition("\n{\n")
+    plays: list[Json] = json.loads(begin + rest)["plays"]
+    return plays
+
+
 def _failures(output: str) -> str:
     """Return the messages of failed tasks in the JSON callback's output; '' if there are none."""
     try:
-        plays = json.loads(output)["plays"]
+        plays = _plays(output)
     except (ValueError, KeyError):
         return output[-2000:]
     results = [
