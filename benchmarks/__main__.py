@@ -37,9 +37,9 @@ class Plan:
 
 
 BENCHMARKS = {
-    "no_change": Plan(no_change.run, 7, 3),
+    "no_change": Plan(no_change.run, 5, 3),
     "site": Plan(site.run, 3, 1),
-    "look": Plan(look.run, 5, 1),
+    "look": Plan(look.run, 3, 1),
     "change": Plan(change.run, 3, 1),
     "parallel": Plan(change.run_parallel, 3, 1, only_named=True),
 }
