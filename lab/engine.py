@@ -88,6 +88,9 @@ class OwnEngine:
             run(["ip", "link", "add", BRIDGE, "type", "bridge"])
             run(["ip", "address", "add", BRIDGE_ADDRESS, "dev", BRIDGE])
             run(["ip", "link", "set", BRIDGE, "up"])
+        if self._pid() is None:
+            # Left by a killed engine; dockerd would take whoever has that pid now for one that runs.
+            self.pid_file.unlink(missing_ok=True)
         log = self.directory / "dockerd.log"
         with log.open("wb") as output:
             subprocess.Popen(

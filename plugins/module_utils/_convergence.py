@@ -133,12 +133,17 @@ def _without_status(watch: Watch, service: Mapping[str, Any], mine: _Tasks, caus
 
 
 def _after_completion(watch: Watch, service: Mapping[str, Any], mine: _Tasks, cause: str, now: float) -> Verdict:
-    """Docker is done. With FailureAction=continue that says nothing about the tasks, so they must all run, too."""
-    if watch.all_up_since is not None:
+    """Docker is done. With FailureAction=continue that says nothing about the tasks, so they must all run, too.
+
+    A task that dies and is started again runs at some moment, so after a failure they must run for a while.
+    """
+    monitor = monitor_seconds(service["Spec"])
+    if watch.all_up_since is not None and (not mine.new_failed or now - watch.all_up_since >= monitor):
         return Verdict(CONVERGED, rolling=False)
-    patience = max(monitor_seconds(service["Spec"]), DEFAULT_MONITOR)
+    if len(mine.new_failed) >= FAILURES_TO_GIVE_UP:
+        return Verdict(FAILED, "task_failed", cause)
     watch.completed_since = watch.completed_since or now
-    if mine.new_failed and now - watch.completed_since >= patience:
+    if watch.all_up_since is None and mine.new_failed and now - watch.completed_since >= max(monitor, DEFAULT_MONITOR):
         return Verdict(FAILED, "task_failed", cause)
     return Verdict(WAITING)
 

@@ -6,7 +6,8 @@
 
 One thread is enough: a write takes milliseconds, the waiting is Swarm's. A service holds its place among the
 `parallel` only while its tasks are being replaced; while Swarm merely watches the new ones (UpdateConfig.Monitor),
-the next may begin. Services with volumes come last, and while one's tasks are replaced nothing else is.
+the next may begin. Services with volumes come last, when all the others have converged, and while the tasks of one
+are being replaced nothing else is.
 """
 
 from __future__ import annotations
@@ -213,8 +214,12 @@ class Loop:
         return started
 
     def _has_room(self, job: Job, active: Sequence[Job]) -> bool:
-        rolling = [other for other in active if other.verdict is None or other.verdict.rolling]
-        return not rolling if job.stateful else len(rolling) < self.policy.parallel
+        pending = [other for other in active if other.verdict is None or other.verdict.state == WAITING]
+        rolling = [other for other in pending if other.verdict is None or other.verdict.rolling]
+        if job.stateful:
+            # No database is touched before every service without a volume is proven good.
+            return not rolling and all(other.stateful for other in pending)
+        return len(rolling) < self.policy.parallel
 
     def _begin(self, job: Job, service: Any, tasks: Sequence[Any], verb: str) -> None:
         now = self.clock.now()

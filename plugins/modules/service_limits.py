@@ -15,8 +15,9 @@ description:
   - Brings limits, reservations and (where a row says so) replicas of all services of a swarm to what one table says.
   - Nothing else in a service's specification changes, and what other writers change meanwhile is kept.
   - Everything is checked before anything is changed. Then services without volumes are updated a few at a time,
-    after them those with volumes one at a time, and each is waited for until Swarm calls its tasks good.
-  - While Swarm merely watches a service's new tasks, which run already, the next service is begun.
+    when all of those have converged the ones with volumes one at a time, and each is waited for until Swarm calls its
+    tasks good.
+  - While Swarm merely watches a service's new tasks, which run already, the next service of its kind is begun.
 options:
   table:
     required: true

@@ -138,7 +138,7 @@ def test_services_with_volumes_come_last_and_are_replaced_alone() -> None:
     swarm = PlainSwarm(*"abcd", stateful=("a", "b"))
     forward(swarm, parallel=4)
     assert swarm.posted["c"] == swarm.posted["d"]
-    assert swarm.posted["a"] >= swarm.posted["c"] + ROLL
+    assert swarm.posted["a"] >= swarm.posted["c"] + ROLL + MONITOR
     assert swarm.posted["b"] >= swarm.posted["a"] + ROLL
 
 

@@ -99,6 +99,21 @@ def test_one_look(raw: Any, tasks: list[Any], state: str, rolling: bool) -> None
     assert (verdict.state, verdict.rolling) == (state, rolling), verdict
 
 
+def test_a_task_that_dies_and_comes_back_is_not_convergence_while_it_happens_to_run() -> None:
+    """Seen with FailureAction=continue: Docker says completed, the task lives for a third of a second each time."""
+    raw, seen = service("completed"), watch()
+    dead = [OLD_DONE, task("x1", "failed", desired="shutdown", error="exit 137")]
+    assert judge(seen, raw, [*dead, task("x2")], 10.0).state == WAITING
+    dead.append(task("x2", "failed", desired="shutdown", error="exit 137"))
+    assert judge(seen, raw, [*dead, task("x3", "starting")], 11.0).state == WAITING
+    assert judge(seen, raw, [*dead, task("x3")], 12.0).state == WAITING
+    assert judge(seen, raw, [*dead, task("x3")], 17.0).state == CONVERGED, "five seconds without a new death"
+    dead.append(task("x3", "failed", desired="shutdown", error="exit 137"))
+    given_up = judge(watch(), raw, [*dead, task("x4")], 12.0)
+    assert given_up.state == FAILED
+    assert "exit 137" in given_up.message
+
+
 def test_a_status_of_before_our_post_does_not_count() -> None:
     stale = watch(stale_status_started="before")
     raw = service("paused", started="before")
