@@ -101,7 +101,7 @@ def _machine(settings: Settings) -> dict[str, Any]:
         "date": datetime.now(UTC).date().isoformat(),
         "cores": os.cpu_count(),
         "memory_gib": round(memory / 2**30),
-        "kernel": platform.release(),
+        "kernel": ".".join(platform.release().split(".")[:2]),
         "hosts": f"Debian {settings.debian}, Docker {engine}",
         "ansible_core": ansible_version,
         "estate_load": settings.load,
