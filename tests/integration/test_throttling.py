@@ -125,6 +125,7 @@ def test_a_single_look_has_memory_but_no_rates(ansible: Ansible, service: Callab
     for rate in ("cpu_used", "throttled_ratio", "runnable"):
         assert mine[rate] is None
     assert mine["demand"]["estimate"] is None
+    assert mine["restarts"] is None
 
 
 def test_out_of_memory_kills_and_restarts_are_counted(

@@ -92,6 +92,12 @@ def test_list_over_a_socket(tmp_path: Path) -> None:
         assert [c.id[0] for c in list_containers(host)] == ["a", "b"]
 
 
+def test_a_list_without_ended_containers_knows_no_restarts(tmp_path: Path) -> None:
+    body = json.dumps([task("a", "1")]).encode()
+    with engine(tmp_path / "s", response("200 OK", body)) as host:
+        assert [c.restarts for c in list_containers(host, with_restarts=False)] == [None]
+
+
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
