@@ -1,28 +1,22 @@
 # Copyright: Even Keel contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""List the containers of this host's engine, over its unix socket and without the docker SDK.
-
-Importing the SDK costs more CPU time than a look at thirty containers; one GET is all that is needed here.
-"""
+"""List the containers of this host's engine with their places in the Swarm."""
 
 from __future__ import annotations
 
-import json
-import socket
 from dataclasses import dataclass, replace
 from typing import Any
 
-DEFAULT_DOCKER_HOST = "unix:///var/run/docker.sock"
+from ansible_collections.evenkeel.swarm.plugins.module_utils._engine import (
+    DEFAULT_DOCKER_HOST,
+    EngineError,
+    engine_get,
+)
 
 _SERVICE_LABEL = "com.docker.swarm.service.name"
 _TASK_LABEL = "com.docker.swarm.task.name"
 _LIVE_STATES = frozenset({"running", "paused", "restarting"})
-_RESPONSE_LIMIT = 64 * 1024 * 1024
-
-
-class EngineError(Exception):
-    """The engine can't be reached or did not answer as it should; the message says which and names the socket."""
 
 
 @dataclass(frozen=True)
@@ -66,52 +60,6 @@ def parse_containers(answer: list[dict[str, Any]]) -> list[Container]:
             ended[place] = ended.get(place, 0) + 1
     live = [container for container in containers if container.state in _LIVE_STATES]
     return sorted((_with_restarts(container, ended) for container in live), key=lambda container: container.name)
-
-
-def engine_get(docker_host: str, path: str, timeout: float) -> Any:
-    """GET a path from the engine's API and return the decoded JSON; raises EngineError."""
-    if not docker_host.startswith("unix://"):
-        raise EngineError(f"docker_host must be a unix:// socket, as cgroups are read on the same host: {docker_host}")
-    # HTTP/1.0: the engine then sends the body in one piece and closes the connection.
-    request = f"GET {path} HTTP/1.0\r\nHost: docker\r\nAccept: application/json\r\n\r\n"
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(timeout)
-            connection.connect(docker_host.removeprefix("unix://"))
-            connection.sendall(request.encode("ascii"))
-            response = _receive(connection)
-    except TimeoutError as error:
-        raise EngineError(f"the engine at {docker_host} did not answer within {timeout:g} s") from error
-    except OSError as error:
-        raise EngineError(f"no engine answers at {docker_host}: {error.strerror or error}") from error
-    return parse_response(response, docker_host)
-
-
-def parse_response(response: bytes, docker_host: str) -> Any:
-    """Split an HTTP response and decode its JSON body; raises EngineError, with the engine's own message if any."""
-    head, separator, body = response.partition(b"\r\n\r\n")
-    status = head.split(b"\r\n", 1)[0].split(b" ")
-    if not separator or len(status) < 2 or not status[0].startswith(b"HTTP/"):
-        raise EngineError(f"what answers at {docker_host} does not speak HTTP")
-    try:
-        answer = json.loads(body)
-    except ValueError as error:
-        raise EngineError(f"the engine at {docker_host} answered {status[1].decode()} without valid JSON") from error
-    if status[1] != b"200":
-        message = answer.get("message") if isinstance(answer, dict) else answer
-        raise EngineError(f"the engine at {docker_host} answered {status[1].decode()}: {message}")
-    return answer
-
-
-def _receive(connection: socket.socket) -> bytes:
-    chunks: list[bytes] = []
-    size = 0
-    while chunk := connection.recv(65536):
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > _RESPONSE_LIMIT:
-            raise OSError("its answer is larger than 64 MiB")
-    return b"".join(chunks)
 
 
 def _container(item: dict[str, Any]) -> Container:

@@ -6,30 +6,24 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import random
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible_collections.evenkeel.swarm.plugins.module_utils._engine import EngineError, engine_get
 
 Json = Any
 MIN_PYTHON = (3, 11)
 OUT_OF_SEQUENCE = "out of sequence"
+RPC_PREFIX = "rpc error: "
 # Each try reads anew, so only a writer that wins every race in a row can exhaust them.
 CONFLICT_TRIES = 60
 _REQUEST_TIMEOUT = 30
-
-try:
-    from docker.api.client import APIClient
-    from docker.errors import DockerException
-    from requests.exceptions import RequestException
-
-    DOCKER_IMPORT_ERROR: str | None = None
-except ImportError:
-    DOCKER_IMPORT_ERROR = traceback.format_exc()
 
 
 class SwarmError(Exception):
@@ -58,9 +52,10 @@ def open_swarm(module: AnsibleModule) -> Swarm:
         found = ".".join(map(str, sys.version_info[:3]))
         message = f"Python {wanted} or newer is needed on the managed host, {sys.executable} is {found}"
         fail(module, SwarmError("python_too_old", f"{message}: set ansible_python_interpreter"))
-    if DOCKER_IMPORT_ERROR:
+    # Looked for, not imported: importing it takes longer than the rest of a run that finds nothing to do.
+    if importlib.util.find_spec("docker") is None:
         message = missing_required_lib("docker", reason="(Debian: python3-docker)")
-        fail(module, SwarmError("sdk_missing", message), exception=DOCKER_IMPORT_ERROR)
+        fail(module, SwarmError("sdk_missing", message))
     return Swarm(module.params["docker_host"])
 
 
@@ -76,13 +71,17 @@ class Swarm:
 
     def __init__(self, docker_host: str) -> None:
         self.docker_host = docker_host
+
+    @functools.cached_property
+    def _client(self) -> Any:
+        from docker.api.client import APIClient  # noqa: PLC0415
+        from docker.errors import DockerException  # noqa: PLC0415
+
         try:
             # "auto" asks the engine once: SDK 5 would otherwise use its own newest version, engines drop old ones.
-            self._client = APIClient(base_url=docker_host, version="auto", timeout=_REQUEST_TIMEOUT)
+            return APIClient(base_url=self.docker_host, version="auto", timeout=_REQUEST_TIMEOUT)
         except DockerException as error:
-            raise SwarmError(
-                "engine_unreachable", f"no Docker engine answers at {docker_host}", reason=str(error)
-            ) from error
+            raise self._unreachable(error) from error
 
     def services(self) -> list[Json]:
         """Return all services (GET /services); this is also what only a manager answers."""
@@ -120,9 +119,25 @@ class Swarm:
 
     def _list(self, path: str) -> list[Json]:
         # An empty list may come as null.
-        return list(self._request("GET", path) or [])
+        return list((self._get(path) if self.docker_host.startswith("unix://") else self._request("GET", path)) or [])
+
+    def _get(self, path: str) -> Json:
+        """GET without the SDK."""
+        try:
+            return engine_get(self.docker_host, path, _REQUEST_TIMEOUT)
+        except EngineError as error:
+            if error.status is None or error.said is None:
+                raise self._unreachable(error) from error
+            said = error.said.removeprefix(RPC_PREFIX)
+            raise SwarmError(_code(error.status, said), said, status=error.status, path=path) from error
+
+    def _unreachable(self, error: Exception) -> SwarmError:
+        return SwarmError("engine_unreachable", f"no Docker engine answers at {self.docker_host}", reason=str(error))
 
     def _request(self, method: str, path: str, body: Json = None) -> Json:
+        from docker.errors import DockerException  # noqa: PLC0415
+        from requests.exceptions import RequestException  # noqa: PLC0415
+
         # Not the SDK's update_service(): it rebuilds the spec from arguments and drops what it doesn't know.
         url = f"{self._client.base_url}/v{self._client.api_version}{path}"
         try:
@@ -139,7 +154,7 @@ class Swarm:
 
 def _engine_message(response: Any) -> str:
     try:
-        return str(response.json()["message"]).removeprefix("rpc error: ")
+        return str(response.json()["message"]).removeprefix(RPC_PREFIX)
     except (ValueError, KeyError, TypeError):
         return str(response.text).strip() or f"HTTP {response.status_code}"
 

@@ -288,11 +288,8 @@ import math
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.evenkeel.swarm.plugins.module_utils._cgroup import DEFAULT_CGROUP_ROOT
-from ansible_collections.evenkeel.swarm.plugins.module_utils._containers import (
-    DEFAULT_DOCKER_HOST,
-    EngineError,
-    list_containers,
-)
+from ansible_collections.evenkeel.swarm.plugins.module_utils._containers import list_containers
+from ansible_collections.evenkeel.swarm.plugins.module_utils._engine import DEFAULT_DOCKER_HOST, EngineError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._throttling import measure
 
 LONGEST_WINDOW = 86400.0

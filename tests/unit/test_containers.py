@@ -14,11 +14,10 @@ from pathlib import Path
 import pytest
 from ansible_collections.evenkeel.swarm.plugins.module_utils._containers import (
     Container,
-    EngineError,
     list_containers,
     parse_containers,
-    parse_response,
 )
+from ansible_collections.evenkeel.swarm.plugins.module_utils._engine import EngineError, parse_response
 
 
 def item(identity: str, name: str, state: str = "running", **labels: str) -> dict[str, object]:
