@@ -42,7 +42,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         wanted = boolean(arguments.pop("progress", False), strict=False)
         if not wanted or self._task.check_mode or self._task.async_val:
             return self._module(arguments, task_vars, wrap_async=bool(self._task.async_val))
-        arguments.setdefault("progress_file", f"/run/evenkeel-progress-{secrets.token_hex(6)}")
+        arguments.setdefault("progress_file", f"/run/lock/evenkeel-progress-{secrets.token_hex(16)}")
         return self._watched(arguments, task_vars, ours="progress_file" not in self._task.args)
 
     def _module(self, arguments: dict[str, Any], task_vars: Any, *, wrap_async: bool = False) -> dict[str, Any]:

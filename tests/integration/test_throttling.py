@@ -151,4 +151,4 @@ def test_a_container_that_goes_in_the_window_does_not_spoil_the_look(
     swarm.update(goes, scale_down)
     _, seen = look(ansible, window=4)
     assert seen[stays]["cpu_used"] is not None
-    assert goes not in seen or seen[goes]["cpu_used"] is None or seen[goes]["cpu_used"] < 0.5
+    assert goes not in seen or seen[goes]["cpu_used"] is None, "a number for a container that was gone"
