@@ -336,12 +336,18 @@ def read_pids(tree: Hierarchy, path: str) -> int | None:
     return None if directory is None else parse_number(read_bytes(f"{directory}/pids.current"))
 
 
+def process_ids(tree: Hierarchy, path: str) -> list[bytes] | None:
+    """List the processes of a cgroup and of those below it, as thread_ids does."""
+    directory = tree.directory("cpu", path)
+    return None if directory is None else _member_ids(directory, "cgroup.procs")
+
+
 def thread_ids(tree: Hierarchy, path: str) -> list[bytes] | None:
     """List the threads of a cgroup and of those below it, None if it is gone. Ids stay bytes: they become paths."""
     directory = tree.directory("cpu", path)
     if directory is None:
         return None
-    return _thread_ids(directory, "cgroup.threads" if tree.version == "v2" else "tasks")
+    return _member_ids(directory, "cgroup.threads" if tree.version == "v2" else "tasks")
 
 
 def working_sets(cgroup_root: str = DEFAULT_CGROUP_ROOT) -> dict[str, int]:
@@ -379,18 +385,18 @@ def _search(directory: str, path: str, depth: int) -> Iterator[tuple[str, str]]:
             yield from _search(f"{directory}/{name}", below, depth - 1)
 
 
-def _thread_ids(directory: str, file: str) -> list[bytes] | None:
+def _member_ids(directory: str, file: str) -> list[bytes] | None:
     content = read_bytes(f"{directory}/{file}")
     if content is None:
         return None
-    threads = content.split()
+    members = content.split()
     try:
         # A directory has two links and one more for each directory in it: most containers have none.
         if os.stat(directory).st_nlink > 2:  # noqa: PTH116 - as above
             with os.scandir(directory) as entries:
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
-                        threads += _thread_ids(entry.path, file) or []
+                        members += _member_ids(entry.path, file) or []
     except OSError:
         return None
-    return threads
+    return members
