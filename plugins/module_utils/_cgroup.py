@@ -29,6 +29,8 @@ _SEARCH_DEPTH = 8
 # v1 writes "no limit" as the largest page-aligned signed 64 bit number, which differs with the page size.
 _V1_NO_MEMORY_LIMIT = 1 << 60
 _READ_SIZE = 65536
+# A read far below a page was the last: most files take a single one.
+_SURELY_ALL = 2048
 
 
 @dataclass(frozen=True)
@@ -111,12 +113,10 @@ def read_bytes(path: str) -> bytes | None:
     except OSError:
         return None
     try:
-        content = os.read(descriptor, _READ_SIZE)
-        # A short read is the whole file; only lists of very many threads take a second one.
-        while len(content) % _READ_SIZE == 0 and content:
+        content = more = os.read(descriptor, _READ_SIZE)
+        # Lists come a page at a time, cut at a whole line, however much is asked for.
+        while len(more) > _SURELY_ALL:
             more = os.read(descriptor, _READ_SIZE)
-            if not more:
-                break
             content += more
     except OSError:
         return None
