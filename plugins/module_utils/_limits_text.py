@@ -10,7 +10,7 @@ from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._limits_table import Selectable, match_rows, parse_table
 from ansible_collections.evenkeel.swarm.plugins.module_utils._units import NANO
-from ansible_collections.evenkeel.swarm.plugins.module_utils._words import over, setting
+from ansible_collections.evenkeel.swarm.plugins.module_utils._words import over, setting, short
 
 Row = Mapping[str, Any]
 
@@ -75,7 +75,7 @@ def change_lines(services: Iterable[Row]) -> list[str]:
             unchanged += 1
             continue
         fields = _differences(service["before"], service["after"])
-        what = ", ".join(f"{_short(name)} {setting(name, old)} -> {setting(name, new)}" for name, old, new in fields)
+        what = ", ".join(f"{short(name)} {setting(name, old)} -> {setting(name, new)}" for name, old, new in fields)
         error = f": {service['error']}" if service.get("error") else ""
         seconds = f", {service['seconds']:.1f} s" if service.get("seconds") else ""
         lines.append(f"{service['service']}: {what or 'settings as they were'} ({service['state']}{seconds}){error}")
@@ -89,7 +89,7 @@ def drift_lines(services: Iterable[Row]) -> list[str]:
     return [
         f"{service['service']}: "
         + ", ".join(
-            f"{_short(field)} is {setting(field, values['actual'])}, should be {setting(field, values['expected'])}"
+            f"{short(field)} is {setting(field, values['actual'])}, should be {setting(field, values['expected'])}"
             for field, values in service["drift"].items()
         )
         for service in services
@@ -107,8 +107,3 @@ def _flat(settings: Row) -> dict[str, Any]:
     for name, value in settings.items():
         flat |= {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, Mapping) else {name: value}
     return flat
-
-
-def _short(field: str) -> str:
-    """Leave `limits.` out: in a table of limits it goes without saying, `reservations.` doesn't."""
-    return field.removeprefix("limits.")

@@ -13,6 +13,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils import _throttling
 from ansible_collections.evenkeel.swarm.plugins.module_utils._words import (
     MISSING,
     NO_LIMIT,
+    cause_text,
     demand_text,
     number,
     percent,
@@ -43,6 +44,7 @@ _SERVICE_COLUMNS = (
     Column("THROTTLED"),
     Column("DEMAND"),
     Column("REGIME", right=False),
+    Column("HELD UP BY", right=False),
     Column("MEMORY"),
     Column("OF"),
 )
@@ -52,6 +54,8 @@ _NODE_COLUMNS = (
     Column("CORES"),
     Column("DECLARED"),
     Column("USED"),
+    Column("DEMAND"),
+    Column("STEAL"),
     Column("LOAD"),
     Column("TASKS"),
     Column("NO LIMIT"),
@@ -64,7 +68,10 @@ _NODE_COLUMNS = (
 
 
 def report_text(report: Row) -> str:
-    """Write a report (build_report) for a terminal: running services by usage, nodes, remarks; no trailing blanks."""
+    """Write a report (build_report) for a terminal: running services by usage, nodes, remarks; no trailing blanks.
+
+    As wide as the longest name makes it: names are there to be copied, so none is cut.
+    """
     services = sorted((row for row in report["services"] if row["running"]), key=_by_usage)
     parts = [
         _heading(report),
@@ -101,6 +108,7 @@ def _service_cells(service: Row) -> list[str]:
         percent(measured.get("throttled_ratio")),
         demand_text(demand),
         demand.get("regime") or MISSING,
+        cause_text(measured.get("cause")),
         size((measured.get("memory") or {}).get("working_set")),
         NO_LIMIT if limit is None else size(limit),
     ]
@@ -114,6 +122,8 @@ def _node_cells(node: Row) -> list[str]:
         plain(node["cores"]["real"]),
         plain(node["cores"]["declared"]),
         number(node["cpu_used"]),
+        demand_text(node["demand"] or {}),
+        percent(node["steal_share"]),
         number(node["load"][0] if node["load"] else None),
         str(node["tasks"]),
         str(node["unlimited_tasks"]),
@@ -131,6 +141,7 @@ def _total_cells(totals: Row) -> list[str]:
         "NODE": "all",
         "CORES": plain(totals["cores"]["real"]),
         "DECLARED": plain(totals["cores"]["declared"]),
+        "DEMAND": demand_text(totals["demand"]),
         "TASKS": str(totals["running_tasks"]),
         "LIMITS": plain(totals["limits_cpus"]),
         "OVER CORES": times(totals["oversubscription"]["real"]),
@@ -140,11 +151,13 @@ def _total_cells(totals: Row) -> list[str]:
 
 
 def _remarks(report: Row) -> list[str]:
-    totals = report["totals"]
-    demand = totals["demand"]
+    verdict, totals = report["verdict"], report["totals"]
     remarks = [
-        f"{totals['services']} services, {totals['running_tasks']} running tasks. "
-        f"Demand of all containers: {demand_text(demand)} cores ({demand['regime'] or 'not measured'}).",
+        verdict["text"],
+        *verdict["attention"],
+        *(f"Load of {node['name']}: {node['load_split']['text']}" for node in report["nodes"] if node["load_split"]),
+        *_changed(report["comparison"]),
+        f"{totals['services']} services, {totals['running_tasks']} running tasks.",
         f"{MISSING} not measured; a..b an interval: the demand lies in it, and nothing measured here says where.",
     ]
     stopped = [_marked(service) for service in report["services"] if not service["running"]]
@@ -153,6 +166,18 @@ def _remarks(report: Row) -> list[str]:
     if report["drifted"]:
         remarks.append(f"* differs from the table of limits: {len(report['drifted'])} of them.")
     return [line for remark in remarks for line in textwrap.wrap(remark, _TEXT_WIDTH, break_on_hyphens=False)]
+
+
+def _changed(comparison: Row | None) -> list[str]:
+    """Say how many services were set differently in the earlier report, and how to undo it."""
+    if comparison is None:
+        return []
+    services = {change["service"] for change in comparison["changes"]}
+    since = f"Since {comparison['before']['measured_at']}"
+    if not services:
+        return [f"{since} no limit was changed."]
+    undo = comparison["undo"]["command"]
+    return [f"{since} {len(services)} services were set differently.{' To undo it: ' if undo else ''}{undo}"]
 
 
 def _marked(service: Row) -> str:

@@ -76,6 +76,11 @@ def setting(field: str, value: Any) -> str:
     return f"{value:g}"
 
 
+def short(field: str) -> str:
+    """Leave `limits.` out: in a table of limits it goes without saying, `reservations.` doesn't."""
+    return field.removeprefix("limits.")
+
+
 def demand_text(demand: Row) -> str:
     """Write a demand: a number where there is an estimate, else the interval, `2.10+` where it has no upper end."""
     estimate, lower, upper = (demand.get(key) for key in ("estimate", "lower", "upper"))

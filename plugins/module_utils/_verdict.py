@@ -1,0 +1,143 @@
+# Copyright: Even Keel contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Judge a report: is there enough CPU, who is held at a limit, what else needs a look. Sentences for tired people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ansible_collections.evenkeel.swarm.plugins.module_utils import _demand
+from ansible_collections.evenkeel.swarm.plugins.module_utils._words import percent, plain
+
+Row = Mapping[str, Any]
+
+# Throttled in this share of its active periods, a service is held at its limit (kubernetes-mixin alerts there too).
+HELD_RATIO = 0.25
+# From this share of its memory limit on a service is close to being killed.
+FULL_SHARE = 0.90
+# A hypervisor that keeps this share of a node's time is worth a word.
+STEAL_SHARE = 0.05
+
+# What the demand means for the cores there are, from good to bad.
+ENOUGH, UNKNOWN, MAYBE, SHORT = "enough", "unknown", "maybe", "short"
+VERDICTS = {
+    ENOUGH: "CPU is enough",
+    UNKNOWN: "CPU demand was not measured",
+    MAYBE: "CPU may be short",
+    SHORT: "CPU is short",
+}
+
+
+def wanted_at_least(demands: Iterable[Row]) -> float | None:
+    """Return the cores that demands add up to at the least: estimates, else the intervals' lower ends.
+
+    What was not measured makes it no smaller, so the rest stands. None: nothing was measured.
+    """
+    known = [each["lower"] if each["estimate"] is None else each["estimate"] for each in demands]
+    return _demand.add_up(value for value in known if value is not None) if set(known) - {None} or not known else None
+
+
+def cpu_verdict(cores: float | None, demand: Row | None, at_least: float | None) -> str:
+    """Say what a demand means for a number of cores: one of VERDICTS."""
+    if cores is None or demand is None or at_least is None:
+        return UNKNOWN
+    if at_least > cores:
+        return SHORT
+    most = demand["upper"] if demand["estimate"] is None else demand["estimate"]
+    return ENOUGH if most is not None and most <= cores else MAYBE
+
+
+def held_at_limit(limits: Row, measured: Row | None) -> bool | None:
+    """Say whether a service's CPU limit holds it back: often throttled, and not in bursts only. None: not measured."""
+    if limits["cpus"] is None:
+        return False
+    if measured is None or measured["demand"]["regime"] is None or measured["periods"] is None:
+        return None
+    ratio = measured["throttled_ratio"] or 0.0
+    return bool(ratio >= HELD_RATIO and measured["demand"]["regime"] != _demand.UNSATURATED)
+
+
+def judge(report: Row) -> dict[str, Any]:
+    """Return a report's verdict: `cpu` (one of VERDICTS, the worst of the nodes), `text`, `attention` (sentences)."""
+    order = list(VERDICTS)
+    cpu = max((node["verdict"] for node in report["nodes"]), key=order.index, default=UNKNOWN)
+    totals = report["totals"]
+    wanted = _wanted(totals["demand"], totals["wanted_at_least"])
+    text = (
+        f"{VERDICTS[cpu]}: {plain(totals['cores']['real'])} cores, wanted {wanted}, limits allow {_allowed(report)}. "
+        f"{_held(report['services'])}"
+    )
+    return {"cpu": cpu, "text": text, "attention": _attention(report)}
+
+
+def _wanted(demand: Row, at_least: float | None) -> str:
+    """Write a demand inside a sentence."""
+    estimate, upper = demand["estimate"], demand["upper"]
+    if estimate is not None:
+        return f"{estimate:.1f}"
+    if at_least is None:
+        return "an amount that was not measured"
+    return f"at least {at_least:.1f}" if upper is None else f"between {at_least:.1f} and {upper:.1f}"
+
+
+def _allowed(report: Row) -> str:
+    unlimited = [row["service"] for row in report["services"] if row["running"] and row["limits"]["cpus"] is None]
+    if not unlimited:
+        return plain(report["totals"]["limits_cpus"])
+    return (
+        f"{plain(report['totals']['limits_cpus'])} and {_count(len(unlimited), 'service')} without a limit any amount"
+    )
+
+
+def _held(services: Sequence[Row]) -> str:
+    running = [service for service in services if service["running"]]
+    held = sum(service["held"] is True for service in running)
+    unknown = sum(service["held"] is None for service in running)
+    known = f"{_count(held, 'service')} {'is' if held == 1 else 'are'} held at {'its' if held == 1 else 'their'} limit"
+    if not held:
+        known = "No service is held at its limit"
+    return known + (f"; {unknown} could not be measured." if unknown else ".")
+
+
+def _attention(report: Row) -> list[str]:
+    services = report["services"]
+    missing = [row for row in services if row["replicas"] is not None and row["running"] < row["replicas"]]
+    stealing = [node for node in report["nodes"] if (node["steal_share"] or 0) >= STEAL_SHARE]
+    lines = (
+        ("Tasks are missing", [f"{row['service']} ({row['running']} of {row['replicas']})" for row in missing]),
+        ("Killed for lack of memory", [f"{name} ({kills})" for name, kills in _oom_kills(services)]),
+        (
+            "Close to the memory limit",
+            [f"{name} ({percent(share)})" for name, share in _nearly_full(services)],
+        ),
+        ("CPU time kept by the hypervisor", [f"{percent(node['steal_share'])} on {node['name']}" for node in stealing]),
+        ("Without a CPU or memory limit", [row["service"] for row in services if row["running"] and _unlimited(row)]),
+        ("Differs from the table of limits", list(report["drifted"])),
+    )
+    return [f"{what}: {', '.join(who)}." for what, who in lines if who]
+
+
+def _oom_kills(services: Iterable[Row]) -> list[tuple[str, int]]:
+    kills = [(row["service"], (row["measured"] or {}).get("oom_kills")) for row in services]
+    return [(name, count) for name, count in kills if count]
+
+
+def _nearly_full(services: Iterable[Row]) -> list[tuple[str, float]]:
+    """Return the services whose tasks together use up most of their limits, with the share."""
+    shares = []
+    for row in services:
+        used = ((row["measured"] or {}).get("memory") or {}).get("working_set")
+        allowed = (row["limits"]["memory"] or 0) * row["running"]
+        if used is not None and allowed and used / allowed >= FULL_SHARE:
+            shares.append((row["service"], used / allowed))
+    return shares
+
+
+def _unlimited(row: Row) -> bool:
+    return row["limits"]["cpus"] is None or row["limits"]["memory"] is None
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
