@@ -36,6 +36,8 @@ _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 # All lengths are pixels at 100 %.
 _PIXELS = 72
 _FONT = 12
+# An axis ends here at the least, in cores: idle services shall look idle.
+_SHORTEST = 0.1
 # Room for a demand without an upper end.
 _BEYOND = 1.15
 # A letter of the page's widest likely font, on average.
@@ -108,7 +110,7 @@ def draw(bars: Sequence[Bar], cores: float | None, layout: Layout, caption: Capt
     Raises ChartsMissingError without matplotlib.
     """
     figure, axes = _canvas(len(bars), layout)
-    top = max([bar.reach for bar in bars] + [cores or 0.0]) or 1.0
+    top = max(_SHORTEST, cores or 0.0, *(bar.reach for bar in bars))
     if any(bar.open_ended for bar in bars):
         top *= _BEYOND
     axes.set_xlim(0, top * 1.02)

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from ansible_collections.evenkeel.swarm.plugins.module_utils import _report_charts as charts
 from ansible_collections.evenkeel.swarm.plugins.module_utils._limits_text import drift_lines
 from ansible_collections.evenkeel.swarm.plugins.module_utils._verdict import VERDICTS
@@ -367,7 +367,8 @@ def _charts(node: Row, ident: str) -> dict[str, Any]:
     bars = _service_bars(node)
     cores = node["cores"]["real"]
     if not bars:
-        return {"charts": [], "left_out": ""}
+        why = "no container runs here" if node["services"] is not None else f"its containers were {NOT_MEASURED}"
+        return {"charts": [], "charts_note": f"Nothing to draw: {why}."}
     whole = [charts.Bar("all containers", node["cpu_used"], _known_demand(node), node["limits_cpus"])]
     shown = [bar for bar in bars[:_CHART_ROWS] if bar.reach >= _CHART_SMALLEST * bars[0].reach]
     left_out = len(bars) - len(shown)
@@ -378,7 +379,7 @@ def _charts(node: Row, ident: str) -> dict[str, Any]:
             (titles[0], _in_layouts(whole, cores, layouts, f"{ident}-whole", f"{titles[0]} of {node['name']}")),
             (titles[1], _in_layouts(shown, None, layouts, f"{ident}-parts", f"{titles[1]}, on {node['name']}")),
         ],
-        "left_out": f"{left_out} smaller service{' is' if left_out == 1 else 's are'} in the table only."
+        "charts_note": f"{left_out} smaller service{' is' if left_out == 1 else 's are'} in the table only."
         if left_out
         else "",
     }
@@ -442,7 +443,7 @@ def _comparison(comparison: Row, report: Row) -> dict[str, Any]:
         "vanished": comparison["vanished"],
         "changes": _changes(comparison["changes"]),
         "undo_command": comparison["undo"]["command"],
-        "undo_table": yaml.safe_dump({"service_limits_table": comparison["undo"]["table"]}, sort_keys=False),
+        "undo_table": _limits_table(comparison["undo"]["table"]),
     }
 
 
@@ -453,6 +454,12 @@ def _changes(changes: Iterable[Row]) -> list[tuple[str, list[str]]]:
         before, after = (setting(change["field"], change[when]) for when in ("before", "after"))
         fields.setdefault(change["service"], []).append(f"{short(change['field'])} {before} → {after}")
     return list(fields.items())
+
+
+def _limits_table(rows: Iterable[Row]) -> str:
+    """Write a table of limits with a line for each row; JSON is YAML too."""
+    lines = (f"  - {json.dumps(row, ensure_ascii=False)}" for row in rows)
+    return "\n".join(["service_limits_table:", *lines])
 
 
 def _compared_table(

@@ -20,6 +20,9 @@ FULL_SHARE = 0.90
 # A hypervisor that keeps this share of a node's time is worth a word.
 STEAL_SHARE = 0.05
 
+# A sentence names this many services at most.
+_NAMED = 5
+
 # What the demand means for the cores there are, from good to bad.
 ENOUGH, UNKNOWN, MAYBE, SHORT = "enough", "unknown", "maybe", "short"
 VERDICTS = {
@@ -76,19 +79,21 @@ def _wanted(demand: Row, at_least: float | None) -> str:
     """Write a demand inside a sentence."""
     estimate, upper = demand["estimate"], demand["upper"]
     if estimate is not None:
-        return f"{estimate:.1f}"
+        return _cores(estimate)
     if at_least is None:
         return "an amount that was not measured"
-    return f"at least {at_least:.1f}" if upper is None else f"between {at_least:.1f} and {upper:.1f}"
+    return f"at least {_cores(at_least)}" if upper is None else f"between {_cores(at_least)} and {_cores(upper)}"
+
+
+def _cores(value: float) -> str:
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def _allowed(report: Row) -> str:
-    unlimited = [row["service"] for row in report["services"] if row["running"] and row["limits"]["cpus"] is None]
-    if not unlimited:
-        return plain(report["totals"]["limits_cpus"])
-    return (
-        f"{plain(report['totals']['limits_cpus'])} and {_count(len(unlimited), 'service')} without a limit any amount"
-    )
+    unlimited = sum(bool(row["running"]) and row["limits"]["cpus"] is None for row in report["services"])
+    if unlimited:
+        return f"any amount ({_count(unlimited, 'service')} without one)"
+    return plain(report["totals"]["limits_cpus"])
 
 
 def _held(services: Sequence[Row]) -> str:
@@ -116,7 +121,13 @@ def _attention(report: Row) -> list[str]:
         ("Without a CPU or memory limit", [row["service"] for row in services if row["running"] and _unlimited(row)]),
         ("Differs from the table of limits", list(report["drifted"])),
     )
-    return [f"{what}: {', '.join(who)}." for what, who in lines if who]
+    return [f"{what}: {_listing(who)}." for what, who in lines if who]
+
+
+def _listing(names: Sequence[str]) -> str:
+    """Name some and count the others: the tables have them all."""
+    others = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {others} more" if others > 0 else "")
 
 
 def _oom_kills(services: Iterable[Row]) -> list[tuple[str, int]]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ansible_collections.evenkeel.swarm.plugins.module_utils import _report_text, _words
 
-from tests.reports import MIB, container, host, node, report, service, unmeasured
+from tests.reports import MIB, container, estate_compared, host, node, report, service, unmeasured
 
 
 def line_of(text: str, start: str) -> str:
@@ -103,6 +103,45 @@ def test_text_has_straight_columns_and_no_trailing_blanks() -> None:
     start = next(number for number, line in enumerate(lines) if line.startswith("SERVICE"))
     assert {line.index("one") for line in lines[start + 1 : start + 3]} == {lines[start].index("NODE")}
     assert [line for line in lines if line != line.rstrip()] == []
+
+
+def test_the_estate_fits_a_terminal_and_says_cause_steal_and_load() -> None:
+    built = estate_compared()
+    text = _report_text.report_text(built)
+    assert max(map(len, text.splitlines())) <= 160
+    assert "own limit 7.84" in line_of(text, "backend-django-crm")
+    assert line_of(text, "kvm4").split()[6] == "12%"
+    assert f"Load of kvm4: {built['nodes'][0]['load_split']['text']}" in text
+    assert built["verdict"]["text"] in " ".join(text.splitlines())
+    assert "27 services were set differently. To undo it: LAB_NAME=demo ansible-playbook" in text
+
+
+def test_a_comparison_without_changes_says_so() -> None:
+    before = report([host("one", container("a"))], [service("a")], [node("one")])
+    built = report([host("one", container("a"))], [service("a")], [node("one")], before=before)
+    assert "Since 2026-11-22T00:00:00+00:00 no limit was changed." in _report_text.report_text(built)
+
+
+def test_a_node_shows_its_services_and_what_belongs_to_none() -> None:
+    outside = container("", cpu_used=0.5) | {"service": None}
+    (row,) = report([host("one", container("a"), outside)], [service("a")], [node("one")])["nodes"]
+    assert [each["service"] for each in row["services"]] == ["a"]
+    assert row["outside"]["cpu_used"] == 0.5
+    assert row["demand"]["estimate"] == pytest.approx(2.4)
+
+
+@pytest.mark.parametrize(
+    ("cause", "text"),
+    [
+        ({"throttled": 0.2, "contention": 1.5, "siblings": 0.1, "steal": None}, "other services 1.50"),
+        ({"throttled": None, "contention": None, "siblings": None, "steal": 0.3}, "hypervisor 0.30"),
+        ({"throttled": 0.001, "contention": 0.0, "siblings": 0.0, "steal": 0.0}, "nothing"),
+        (dict.fromkeys(("throttled", "contention", "siblings", "steal")), "–"),
+        (None, "–"),
+    ],
+)
+def test_cause(cause: dict[str, float | None] | None, text: str) -> None:
+    assert _words.cause_text(cause) == text
 
 
 @pytest.mark.parametrize(
