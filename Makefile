@@ -50,12 +50,17 @@ lab-down: setup ## Remove the lab and nothing else
 	$(LAB) down
 
 .PHONY: test
-test: setup ## All tests: lint, unit, real cgroups, the lab, molecule (make test-unit: only what needs no lab)
+test: setup ## All tests: lint, unit, the page in Chromium, real cgroups, the lab, molecule (make test-unit: only what needs no lab)
 	tests/run
 
 .PHONY: test-unit
 test-unit: setup ## Unit tests
 	$(BIN)/pytest tests/unit
+
+.PHONY: test-browser
+test-browser: setup ## The report's page in Chromium; screenshots in tests/artifacts
+	tests/browser/install-chromium
+	$(BIN)/pytest tests/browser
 
 .PHONY: lint
 lint: setup ## ansible-lint (production), yamllint, ruff, mypy, changelog fragments

@@ -92,14 +92,14 @@ def _node_row(node: Row, host: Row | None) -> dict[str, Any]:
 def _containers_of(cores: float, containers: Sequence[dict[str, Any]] | None) -> dict[str, Any]:
     """Return what a node's containers want together and by service; None throughout if nobody looked there."""
     if containers is None:
-        return {"demand": None, "wanted_at_least": None, "verdict": _verdict.UNKNOWN, "services": None, "outside": None}
-    demand = _throttling.roll_up(containers)["demand"]
-    at_least = _verdict.wanted_at_least(container["demand"] for container in containers)
+        wanted: dict[str, float | None] = {"at_least": None, "at_most": None}
+        return {"demand": None, "wanted": wanted, "verdict": _verdict.UNKNOWN, "services": None, "outside": None}
+    wanted = _verdict.wanted([container["demand"] for container in containers])
     outside = [container for container in containers if not container["service"]]
     return {
-        "demand": demand,
-        "wanted_at_least": at_least,
-        "verdict": _verdict.cpu_verdict(cores, demand, at_least),
+        "demand": _throttling.roll_up(containers)["demand"],
+        "wanted": wanted,
+        "verdict": _verdict.cpu_verdict(cores, wanted),
         "services": [
             {"service": row["service"], **{key: row[key] for key in _PART}}
             for row in _throttling.service_rows(containers)
@@ -141,5 +141,5 @@ def _totals(nodes: Sequence[Row], services: Sequence[Row], containers: Sequence[
         "limits_cpus": limits,
         "oversubscription": {"real": over(limits, real), "declared": over(limits, declared)},
         "demand": _throttling.roll_up(containers)["demand"],
-        "wanted_at_least": _verdict.wanted_at_least(container["demand"] for container in containers),
+        "wanted": _verdict.wanted([container["demand"] for container in containers]),
     }

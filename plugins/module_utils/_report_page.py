@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils import _report_charts as charts
 from ansible_collections.evenkeel.swarm.plugins.module_utils._limits_text import drift_lines
-from ansible_collections.evenkeel.swarm.plugins.module_utils._verdict import VERDICTS
+from ansible_collections.evenkeel.swarm.plugins.module_utils._verdict import VERDICTS, demand_of_all
 from ansible_collections.evenkeel.swarm.plugins.module_utils._words import (
     CAUSES,
     MISSING,
@@ -330,20 +330,8 @@ def _fact(label: str, text: str, note: str = "") -> Fact:
 
 
 def _demand_fact(node: Row) -> Fact:
-    demand = _known_demand(node)
-    if demand["lower"] is None:
-        return Fact("Demand", NOT_MEASURED, missing=True)
-    if demand["regime"] is None:
-        return Fact("Demand", demand_text(demand), "not all containers could be measured")
-    at_least = "" if demand["estimate"] is not None else f", at least {node['wanted_at_least']:.2f}"
-    return Fact("Demand", demand_text(demand), f"{demand['regime']}{at_least}")
-
-
-def _known_demand(row: Row) -> Row:
-    """Return the demand of a node (or of all): where a part is missing, what the others want at the least."""
-    nothing = dict.fromkeys(("estimate", "lower", "upper", "regime"))
-    demand: Row = row["demand"] or nothing
-    return demand if demand["lower"] is not None else nothing | {"lower": row["wanted_at_least"]}
+    demand = demand_of_all(node)
+    return _fact("Demand", demand_text(demand), demand["regime"] or "not all containers could be measured")
 
 
 def _pressure(pressure: Row | None, kind: str) -> str:
@@ -352,7 +340,7 @@ def _pressure(pressure: Row | None, kind: str) -> str:
 
 def _totals(totals: Row) -> str:
     real, declared = totals["cores"]["real"], totals["cores"]["declared"]
-    demand = _known_demand(totals)
+    demand = demand_of_all(totals)
     wanted = NOT_MEASURED if demand["lower"] is None else demand_text(demand)
     return (
         f"All nodes together: {totals['services']} services with {totals['running_tasks']} running tasks, "
@@ -369,7 +357,7 @@ def _charts(node: Row, ident: str) -> dict[str, Any]:
     if not bars:
         why = "no container runs here" if node["services"] is not None else f"its containers were {NOT_MEASURED}"
         return {"charts": [], "charts_note": f"Nothing to draw: {why}."}
-    whole = [charts.Bar("all containers", node["cpu_used"], _known_demand(node), node["limits_cpus"])]
+    whole = [charts.Bar("all containers", node["cpu_used"], demand_of_all(node), node["limits_cpus"])]
     shown = [bar for bar in bars[:_CHART_ROWS] if bar.reach >= _CHART_SMALLEST * bars[0].reach]
     left_out = len(bars) - len(shown)
     layouts = charts.wide(bar.name for bar in shown), charts.narrow()

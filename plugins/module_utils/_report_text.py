@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils import _throttling
+from ansible_collections.evenkeel.swarm.plugins.module_utils._verdict import demand_of_all
 from ansible_collections.evenkeel.swarm.plugins.module_utils._words import (
     MISSING,
     NO_LIMIT,
@@ -122,7 +123,7 @@ def _node_cells(node: Row) -> list[str]:
         plain(node["cores"]["real"]),
         plain(node["cores"]["declared"]),
         number(node["cpu_used"]),
-        demand_text(node["demand"] or {}),
+        demand_text(demand_of_all(node)),
         percent(node["steal_share"]),
         number(node["load"][0] if node["load"] else None),
         str(node["tasks"]),
@@ -141,7 +142,7 @@ def _total_cells(totals: Row) -> list[str]:
         "NODE": "all",
         "CORES": plain(totals["cores"]["real"]),
         "DECLARED": plain(totals["cores"]["declared"]),
-        "DEMAND": demand_text(totals["demand"]),
+        "DEMAND": demand_text(demand_of_all(totals)),
         "TASKS": str(totals["running_tasks"]),
         "LIMITS": plain(totals["limits_cpus"]),
         "OVER CORES": times(totals["oversubscription"]["real"]),

@@ -33,23 +33,35 @@ VERDICTS = {
 }
 
 
-def wanted_at_least(demands: Iterable[Row]) -> float | None:
-    """Return the cores that demands add up to at the least: estimates, else the intervals' lower ends.
+def wanted(demands: Sequence[Row]) -> dict[str, float | None]:
+    """Return the cores that demands add up to, `at_least` and `at_most`: estimates, else the ends of the intervals.
 
-    What was not measured makes it no smaller, so the rest stands. None: nothing was measured.
+    What was not measured makes `at_least` no smaller, so there the rest stands; `at_most` it leaves unknown (None).
     """
-    known = [each["lower"] if each["estimate"] is None else each["estimate"] for each in demands]
-    return _demand.add_up(value for value in known if value is not None) if set(known) - {None} or not known else None
+    least = [each["lower"] if each["estimate"] is None else each["estimate"] for each in demands]
+    known = [value for value in least if value is not None]
+    return {
+        "at_least": sum(known) if known or not demands else None,
+        "at_most": _demand.add_up(each["upper"] if each["estimate"] is None else each["estimate"] for each in demands),
+    }
 
 
-def cpu_verdict(cores: float | None, demand: Row | None, at_least: float | None) -> str:
-    """Say what a demand means for a number of cores: one of VERDICTS."""
-    if cores is None or demand is None or at_least is None:
+def demand_of_all(row: Row) -> Row:
+    """Return the demand of a node or of all nodes (a row with `demand` and `wanted`) as tight as it is known."""
+    demand = row["demand"] or dict.fromkeys(("estimate", "lower", "upper", "regime"))
+    if demand["estimate"] is not None:
+        return dict(demand)
+    return {**demand, "lower": row["wanted"]["at_least"], "upper": row["wanted"]["at_most"]}
+
+
+def cpu_verdict(cores: float, total: Mapping[str, float | None]) -> str:
+    """Say what is wanted on a number of cores: one of VERDICTS."""
+    at_least, at_most = total["at_least"], total["at_most"]
+    if at_least is None:
         return UNKNOWN
     if at_least > cores:
         return SHORT
-    most = demand["upper"] if demand["estimate"] is None else demand["estimate"]
-    return ENOUGH if most is not None and most <= cores else MAYBE
+    return ENOUGH if at_most is not None and at_most <= cores else MAYBE
 
 
 def held_at_limit(limits: Row, measured: Row | None) -> bool | None:
@@ -67,22 +79,21 @@ def judge(report: Row) -> dict[str, Any]:
     order = list(VERDICTS)
     cpu = max((node["verdict"] for node in report["nodes"]), key=order.index, default=UNKNOWN)
     totals = report["totals"]
-    wanted = _wanted(totals["demand"], totals["wanted_at_least"])
+    cores = plain(totals["cores"]["real"])
     text = (
-        f"{VERDICTS[cpu]}: {plain(totals['cores']['real'])} cores, wanted {wanted}, limits allow {_allowed(report)}. "
+        f"{VERDICTS[cpu]}: {cores} cores, wanted {_in_words(demand_of_all(totals))}, limits allow {_allowed(report)}. "
         f"{_held(report['services'])}"
     )
     return {"cpu": cpu, "text": text, "attention": _attention(report)}
 
 
-def _wanted(demand: Row, at_least: float | None) -> str:
-    """Write a demand inside a sentence."""
-    estimate, upper = demand["estimate"], demand["upper"]
+def _in_words(demand: Row) -> str:
+    estimate, lower, upper = (demand[key] for key in ("estimate", "lower", "upper"))
     if estimate is not None:
         return _cores(estimate)
-    if at_least is None:
+    if lower is None:
         return "an amount that was not measured"
-    return f"at least {_cores(at_least)}" if upper is None else f"between {_cores(at_least)} and {_cores(upper)}"
+    return f"at least {_cores(lower)}" if upper is None else f"between {_cores(lower)} and {_cores(upper)}"
 
 
 def _cores(value: float) -> str:

@@ -19,29 +19,38 @@ def demand(
 
 
 @pytest.mark.parametrize(
-    ("wanted", "at_least", "verdict"),
+    ("at_least", "at_most", "verdict"),
     [
-        (demand(3.9, 1.0, 3.9), 3.9, "enough"),
-        (demand(4.1, 1.0, 4.1), 4.1, "short"),
+        (3.9, 3.9, "enough"),
+        (4.1, 4.1, "short"),
         # An interval across the number of cores leaves it open; one whose firm part is above them doesn't.
-        (demand(None, 1.0, 26.3), 3.0, "maybe"),
-        (demand(None, 1.0, 26.3), 4.5, "short"),
-        (demand(None, 1.0, 3.5), 1.0, "enough"),
-        (demand(None, 1.0, None), 1.0, "maybe"),
-        (demand(None, None, None), None, "unknown"),
-        (demand(None, None, None), 4.5, "short"),
+        (3.0, 26.3, "maybe"),
+        (4.5, 26.3, "short"),
+        (1.0, None, "maybe"),
+        (4.5, None, "short"),
         (None, None, "unknown"),
     ],
 )
-def test_cpu_verdict(wanted: dict[str, Any] | None, at_least: float | None, verdict: str) -> None:
-    assert _verdict.cpu_verdict(4.0, wanted, at_least) == verdict
+def test_cpu_verdict(at_least: float | None, at_most: float | None, verdict: str) -> None:
+    assert _verdict.cpu_verdict(4.0, {"at_least": at_least, "at_most": at_most}) == verdict
 
 
-def test_wanted_at_least_takes_estimates_and_else_what_was_used() -> None:
-    demands = [demand(2.6, 0.5, 2.6), demand(None, 1.0, 10.8), demand(None, None, None)]
-    assert _verdict.wanted_at_least(demands) == 3.6
-    assert _verdict.wanted_at_least(demands[2:]) is None
-    assert _verdict.wanted_at_least([]) == 0.0
+@pytest.mark.parametrize(
+    ("demands", "at_least", "at_most"),
+    [
+        ([demand(2.6, 0.5, 2.6), demand(None, 1.0, 10.8)], 3.6, 13.4),
+        # A rough estimate has no upper end and is one all the same.
+        ([demand(2.6, 0.5, None, "rough"), demand(None, 1.0, 10.8)], 3.6, 13.4),
+        ([demand(2.6, 0.5, 2.6), demand(None, 1.0, None)], 3.6, None),
+        ([demand(2.6, 0.5, 2.6), demand(None, None, None)], 2.6, None),
+        ([demand(None, None, None)], None, None),
+        ([], 0.0, 0.0),
+    ],
+)
+def test_wanted_takes_estimates_and_else_the_ends_of_intervals(
+    demands: list[dict[str, Any]], at_least: float | None, at_most: float | None
+) -> None:
+    assert _verdict.wanted(demands) == {"at_least": at_least, "at_most": pytest.approx(at_most)}
 
 
 @pytest.mark.parametrize(
