@@ -10,7 +10,7 @@ from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._limits_table import Selectable, match_rows, parse_table
 from ansible_collections.evenkeel.swarm.plugins.module_utils._units import NANO
-from ansible_collections.evenkeel.swarm.plugins.module_utils._words import over, setting, short
+from ansible_collections.evenkeel.swarm.plugins.module_utils._words import count, over, setting, short
 
 Row = Mapping[str, Any]
 
@@ -80,7 +80,7 @@ def change_lines(services: Iterable[Row]) -> list[str]:
         seconds = f", {service['seconds']:.1f} s" if service.get("seconds") else ""
         lines.append(f"{service['service']}: {what or 'settings as they were'} ({service['state']}{seconds}){error}")
     if unchanged:
-        lines.append(f"{unchanged} {'service' if unchanged == 1 else 'services'} unchanged")
+        lines.append(f"{count(unchanged, 'service')} unchanged")
     return lines
 
 

@@ -23,6 +23,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._words import (
     MISSING,
     NO_LIMIT,
     cause_text,
+    count,
     demand_text,
     main_cause,
     number,
@@ -176,9 +177,10 @@ def _drift(service: Row) -> Cell:
     drift = service["drift"]
     if not drift:
         return Cell("none", 0.0, "none")
-    fields = f"{len(drift)} field{'' if len(drift) == 1 else 's'}"
     (line,) = drift_lines([service])
-    return Cell(fields, float(len(drift)), "warn", more=[line.removeprefix(f"{service['service']}: ")])
+    return Cell(
+        count(len(drift), "field"), float(len(drift)), "warn", more=[line.removeprefix(f"{service['service']}: ")]
+    )
 
 
 # --- services --------------------------------------------------------------------------------------------------
@@ -310,7 +312,7 @@ def _facts(node: Row) -> list[Fact]:
             plain(node["limits_cpus"]),
             f"{times(over['real'])} the cores"
             + (f", {times(over['declared'])} the declared" if differs else "")
-            + (f"; {unlimited} task{'' if unlimited == 1 else 's'} without a limit" if unlimited else ""),
+            + (f"; {count(unlimited, 'task')} without a limit" if unlimited else ""),
         ),
         _fact("Steal", percent(node["steal_share"]), "of the time kept by the hypervisor"),
         _fact("Pressure", _pressure(node["pressure"], "some"), "of the time something waited for a CPU"),
@@ -367,9 +369,7 @@ def _charts(node: Row, ident: str) -> dict[str, Any]:
             (titles[0], _in_layouts(whole, cores, layouts, f"{ident}-whole", f"{titles[0]} of {node['name']}")),
             (titles[1], _in_layouts(shown, None, layouts, f"{ident}-parts", f"{titles[1]}, on {node['name']}")),
         ],
-        "charts_note": f"{left_out} smaller service{' is' if left_out == 1 else 's are'} in the table only."
-        if left_out
-        else "",
+        "charts_note": f"{count(left_out, 'smaller service')}, in the table only." if left_out else "",
     }
 
 

@@ -15,6 +15,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._words import (
     MISSING,
     NO_LIMIT,
     cause_text,
+    count,
     demand_text,
     number,
     percent,
@@ -177,8 +178,10 @@ def _changed(comparison: Row | None) -> list[str]:
     since = f"Since {comparison['before']['measured_at']}"
     if not services:
         return [f"{since} no limit was changed."]
+    were = "was" if len(services) == 1 else "were"
     undo = comparison["undo"]["command"]
-    return [f"{since} {len(services)} services were set differently.{' To undo it: ' if undo else ''}{undo}"]
+    how = f" To undo it: {undo}" if undo else ""
+    return [f"{since} {count(len(services), 'service')} {were} set differently.{how}"]
 
 
 def _marked(service: Row) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils import _demand
-from ansible_collections.evenkeel.swarm.plugins.module_utils._words import percent, plain
+from ansible_collections.evenkeel.swarm.plugins.module_utils._words import count, percent, plain
 
 Row = Mapping[str, Any]
 
@@ -103,7 +103,7 @@ def _cores(value: float) -> str:
 def _allowed(report: Row) -> str:
     unlimited = sum(bool(row["running"]) and row["limits"]["cpus"] is None for row in report["services"])
     if unlimited:
-        return f"any amount ({_count(unlimited, 'service')} without one)"
+        return f"any amount ({count(unlimited, 'service')} without one)"
     return plain(report["totals"]["limits_cpus"])
 
 
@@ -111,7 +111,7 @@ def _held(services: Sequence[Row]) -> str:
     running = [service for service in services if service["running"]]
     held = sum(service["held"] is True for service in running)
     unknown = sum(service["held"] is None for service in running)
-    known = f"{_count(held, 'service')} {'is' if held == 1 else 'are'} held at {'its' if held == 1 else 'their'} limit"
+    known = f"{count(held, 'service')} {'is' if held == 1 else 'are'} held at {'its' if held == 1 else 'their'} limit"
     if not held:
         known = "No service is held at its limit"
     return known + (f"; {unknown} could not be measured." if unknown else ".")
@@ -159,7 +159,3 @@ def _nearly_full(services: Iterable[Row]) -> list[tuple[str, float]]:
 
 def _unlimited(row: Row) -> bool:
     return row["limits"]["cpus"] is None or row["limits"]["memory"] is None
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

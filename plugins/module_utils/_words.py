@@ -76,6 +76,11 @@ def setting(field: str, value: Any) -> str:
     return f"{value:g}"
 
 
+def count(amount: int, what: str) -> str:
+    """Write how many there are of something: `1 service`, `2 services`."""
+    return f"{amount} {what}{'' if amount == 1 else 's'}"
+
+
 def short(field: str) -> str:
     """Leave `limits.` out: in a table of limits it goes without saying, `reservations.` doesn't."""
     return field.removeprefix("limits.")
