@@ -34,10 +34,12 @@ lock: setup ## Pin requirements/dev.in into requirements/dev.txt, with hashes
 	    --custom-compile-command "make lock" requirements/dev.in -o requirements/dev.txt
 
 .PHONY: demo
-demo: lab-up ## Two hosts, the seeds' estate, site.yml over SSH, and the table at the end
-	$(BIN)/ansible-playbook site.yml
+demo: lab-up ## Two hosts, the seeds' estate, a look, site.yml over SSH, and a page on before and after
+	$(BIN)/ansible-playbook playbooks/throttling.yml -e report_window=5 -e report_name=$${LAB_NAME:-demo}/before
+	$(BIN)/ansible-playbook site.yml -e report_before=reports/$${LAB_NAME:-demo}/before/throttling.json
 	@echo; cat reports/$${LAB_NAME:-demo}/throttling.txt
-	@echo; echo "Files: reports/$${LAB_NAME:-demo}/   Log in: ssh -F .lab/$${LAB_NAME:-demo}/ssh_config kvm4.$${LAB_NAME:-demo}   Remove it all: make lab-down"
+	@echo; echo "The page: $(CURDIR)/reports/$${LAB_NAME:-demo}/report.html"
+	@echo "Files: reports/$${LAB_NAME:-demo}/   Log in: ssh -F .lab/$${LAB_NAME:-demo}/ssh_config kvm4.$${LAB_NAME:-demo}   Remove it all: make lab-down"
 
 .PHONY: lab-up
 lab-up: setup ## Bring the lab up (LAB_NAME=demo LAB_DEBIAN=trixie LAB_LOAD=0.01)
@@ -48,12 +50,17 @@ lab-down: setup ## Remove the lab and nothing else
 	$(LAB) down
 
 .PHONY: test
-test: setup ## All tests: lint, unit, real cgroups, the lab, molecule (make test-unit: only what needs no lab)
+test: setup ## All tests: lint, unit, the page in Chromium, real cgroups, the lab, molecule (make test-unit: only what needs no lab)
 	tests/run
 
 .PHONY: test-unit
 test-unit: setup ## Unit tests
 	$(BIN)/pytest tests/unit
+
+.PHONY: test-browser
+test-browser: setup ## The report's page in Chromium; screenshots in tests/artifacts
+	tests/browser/install-chromium
+	$(BIN)/pytest tests/browser
 
 .PHONY: lint
 lint: setup ## ansible-lint (production), yamllint, ruff, mypy, changelog fragments

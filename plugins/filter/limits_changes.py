@@ -37,12 +37,12 @@ _value:
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ansible_collections.evenkeel.swarm.plugins.module_utils import _report
+from ansible_collections.evenkeel.swarm.plugins.module_utils import _limits_text
 
 
 def limits_changes(services: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return a line for each service that isn't simply unchanged."""
-    return _report.change_lines(services)
+    return _limits_text.change_lines(services)
 
 
 class FilterModule:

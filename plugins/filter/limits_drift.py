@@ -36,12 +36,12 @@ _value:
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ansible_collections.evenkeel.swarm.plugins.module_utils import _report
+from ansible_collections.evenkeel.swarm.plugins.module_utils import _limits_text
 
 
 def limits_drift(services: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return a line for each service that differs from its row."""
-    return _report.drift_lines(services)
+    return _limits_text.drift_lines(services)
 
 
 class FilterModule:

@@ -54,14 +54,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.evenkeel.swarm.plugins.module_utils import _report
+from ansible_collections.evenkeel.swarm.plugins.module_utils import _limits_text
 
 
 def limits_sum(table: Sequence[Any], services: Sequence[Mapping[str, Any]], cores: float) -> dict[str, Any]:
     """Return the sums; raise AnsibleFilterError with every error in the table."""
     try:
-        return _report.sum_limits(table, services, float(cores))
-    except _report.TableError as error:
+        return _limits_text.sum_limits(table, services, float(cores))
+    except _limits_text.TableError as error:
         raise AnsibleFilterError(f"limits_sum: {error}") from error
 
 

@@ -36,12 +36,12 @@ _value:
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ansible_collections.evenkeel.swarm.plugins.module_utils import _report
+from ansible_collections.evenkeel.swarm.plugins.module_utils import _limits_text
 
 
 def memory_in_use(looks: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     """Return bytes by service."""
-    return _report.highest_working_sets(looks)
+    return _limits_text.highest_working_sets(looks)
 
 
 class FilterModule:

@@ -28,32 +28,53 @@ options:
     description: The time to put on the report.
     type: str
     required: true
-positional: limits, measured_at
+  before:
+    description: An earlier report to compare with, read by P(evenkeel.swarm.throttling_before#filter); null for none.
+    type: dict
+  undo_command:
+    description: The command that sets back the limits changed since then, kept in the report for its readers.
+    type: str
+    default: ""
+positional: limits, measured_at, before, undo_command
 """
 
 EXAMPLES = r"""
 - name: Build the report
   ansible.builtin.set_fact:
-    report: "{{ hosts | evenkeel.swarm.throttling_report(limits, now(utc=true).isoformat()) }}"
+    report: "{{ hosts | evenkeel.swarm.throttling_report(limits, now(utc=true).isoformat() ~ '+00:00') }}"
 """
 
 RETURN = r"""
 _value:
-  description: C(measured_at), C(window_seconds), C(verdict_grade), C(nodes), C(services), C(totals), C(drifted).
+  description:
+    - C(measured_at), C(window_seconds), C(verdict_grade), C(verdict) (C(cpu), C(text), C(attention)), C(nodes),
+      C(services), C(totals), C(drifted).
+    - C(comparison), null without O(before). C(nodes), C(services) and C(totals) with their figures C(before), C(after)
+      and C(change), C(changes) of limits, reservations and replicas, and C(undo) with the C(table) and the C(command)
+      that set them back.
   type: dict
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from ansible.errors import AnsibleFilterError
 from ansible_collections.evenkeel.swarm.plugins.module_utils import _report
+from ansible_collections.evenkeel.swarm.plugins.module_utils._report_compare import NoReportError
 
 
 def throttling_report(
-    hosts: Iterable[Mapping[str, Any]], limits: Mapping[str, Any], measured_at: str
+    hosts: Iterable[Mapping[str, Any]],
+    limits: Mapping[str, Any],
+    measured_at: str,
+    before: Mapping[str, Any] | None = None,
+    undo_command: str = "",
 ) -> dict[str, Any]:
-    """Return the report as plain data."""
-    return _report.build_report(list(hosts), limits, measured_at)
+    """Return the report as plain data; raise AnsibleFilterError if `before` is of another Swarm."""
+    try:
+        return _report.build_report(list(hosts), limits, measured_at, before, undo_command)
+    except NoReportError as error:
+        raise AnsibleFilterError(str(error)) from None
 
 
 class FilterModule:

@@ -34,12 +34,12 @@ _value:
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ansible_collections.evenkeel.swarm.plugins.module_utils import _report
+from ansible_collections.evenkeel.swarm.plugins.module_utils import _report_text
 
 
 def throttling_text(report: Mapping[str, Any]) -> str:
     """Return the text, without a final line break."""
-    return _report.report_text(report)
+    return _report_text.report_text(report)
 
 
 class FilterModule:

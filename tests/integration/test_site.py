@@ -109,16 +109,77 @@ def test_scale_refuses_what_it_does_not_understand(
     assert swarm.specs() == before
 
 
-@pytest.mark.parametrize("playbook", ["limits", "throttling"])
+@pytest.mark.parametrize("playbook", ["limits", "throttling", "report"])
 def test_each_playbook_stands_alone_and_checks(ansible: Ansible, swarm: Swarm, playbook: str, tmp_path: Path) -> None:
     before = swarm.specs()
     report = ("-e", f"report_directory={tmp_path}/new", "-e", "report_window=2")
     checked = ansible.playbook(f"playbooks/{playbook}.yml", "--check", "--diff", *report)
     assert checked.status == 0, checked.text[-3000:]
+    assert list(tmp_path.iterdir()) == [], "check mode wrote a report"
     run = ansible.playbook(f"playbooks/{playbook}.yml", *report)
     assert run.status == 0, run.text[-3000:]
     assert set(run.changed.values()) == {0}
     assert swarm.specs() == before
+
+
+def test_a_report_compares_with_an_earlier_one_and_its_table_undoes_the_change(
+    ansible: Ansible, swarm: Swarm, tmp_path: Path
+) -> None:
+    name = "infrastructure-mailhog"
+    files = tmp_path / "after"
+
+    def report(where: str, *more: str) -> Run:
+        place = ("-e", f"report_directory={tmp_path}", "-e", f"report_name={where}", "-e", "report_window=2")
+        done = ansible.playbook("playbooks/report.yml", *place, *more)
+        assert done.status == 0, done.text[-3000:]
+        assert set(done.changed.values()) == {0}
+        return done
+
+    before = swarm.specs()
+    report("before")
+    assert sorted(path.name for path in (tmp_path / "before").iterdir()) == [
+        "report.html",
+        "throttling.json",
+        "throttling.txt",
+    ]
+    change = {"service_limits_table": [{"service": name, "limits": {"cpus": 0.07, "pids": 321}}]}
+    assert ansible.playbook("playbooks/limits.yml", "-e", json.dumps(change)).changed["kvm4"] == 1
+    earlier = ("-e", f"report_before={tmp_path}/before/throttling.json")
+    compared = report("after", *earlier)
+    comparison = json.loads((files / "throttling.json").read_text())["comparison"]
+    fields = [(each["service"], each["field"]) for each in comparison["changes"]]
+    assert fields == [(name, "limits.cpus"), (name, "limits.pids")]
+    assert "Before and after" in (files / "report.html").read_text()
+    assert "1 service was set differently" in compared.text
+    undone = ansible.playbook("playbooks/limits.yml", "-e", f"@{files}/undo-limits.yml")
+    assert undone.status == 0, undone.text[-3000:]
+    assert swarm.specs() == before
+    # The same file is read before it is replaced.
+    again = report("before", *earlier)
+    assert "no limit was changed" in again.text
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "there is no file"),
+        (
+            '{"measured_at": "then", "services": [{"service": "a"}], "nodes": [{"name": "elsewhere"}]}',
+            "no node in common",
+        ),
+    ],
+)
+def test_what_is_no_earlier_report_is_refused_in_a_sentence(
+    ansible: Ansible, tmp_path: Path, content: str | None, said: str
+) -> None:
+    earlier = tmp_path / "earlier.json"
+    if content is not None:
+        earlier.write_text(content)
+    options = {"report_before": str(earlier), "report_directory": str(tmp_path / "new"), "report_window": 1}
+    run = ansible.playbook("playbooks/report.yml", "-e", json.dumps(options))
+    assert run.status != 0
+    assert said in " ".join(run.text.split())
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_broken_table_fails_the_run_and_names_the_row(ansible: Ansible, swarm: Swarm) -> None:
@@ -132,7 +193,7 @@ def test_a_broken_table_fails_the_run_and_names_the_row(ansible: Ansible, swarm:
 
 
 def test_without_a_lab_one_sentence_says_what_to_do(ansible: Ansible) -> None:
-    for playbook in ("site.yml", "playbooks/limits.yml", "playbooks/throttling.yml", "playbooks/scale.yml"):
+    for playbook in ("site.yml", "playbooks/limits.yml", "playbooks/report.yml", "playbooks/scale.yml"):
         done = subprocess.run(
             [str(ANSIBLE / "ansible-playbook"), playbook],
             cwd=PROJECT,
