@@ -11,6 +11,8 @@ from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._demand import Demand, add_demands, add_up
 
+_RECOVERED = "a probe had been killed here; the limit it had left raised is put back."
+
 
 def probe_answer(probes: Sequence[Mapping[str, Any]], measured_at: str) -> dict[str, Any]:
     """Return {"lines": [...], "record": {...} or None}.
@@ -18,14 +20,16 @@ def probe_answer(probes: Sequence[Mapping[str, Any]], measured_at: str) -> dict[
     `probes`: {"name": host, "result": demand_probe's result}, those of hosts without such tasks included.
     `measured_at`: ISO 8601. The record has the shape of a line of history.jsonl; None if the service runs nowhere.
     """
+    recovered = [f"{probe['name']}: {_RECOVERED}" for probe in probes if probe["result"]["recovered"]]
     found = [probe for probe in probes if probe["result"]["found"]]
     if not found:
-        return {"lines": ["it has no running task on " + ", ".join(probe["name"] for probe in probes)], "record": None}
+        hosts = ", ".join(probe["name"] for probe in probes)
+        return {"lines": [*recovered, f"No running task on {hosts}."], "record": None}
     demand = add_demands([Demand(**probe["result"]["demand"]) for probe in found])
     lines = [_sentence(found[0]["result"]["service"], demand)]
     for probe in found:
         lines += _host_lines(probe["name"], probe["result"])
-    return {"lines": lines, "record": _record(found, demand, measured_at)}
+    return {"lines": lines + recovered, "record": _record(found, demand, measured_at)}
 
 
 def predicted_lines(probes: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -38,8 +42,8 @@ def predicted_lines(probes: Sequence[Mapping[str, Any]]) -> list[str]:
             continue
         limits = " and then ".join(f"{limit:g}" for limit in result["raised_limits"])
         lines.append(
-            f"{probe['name']}: if its demand can't be known at its limit of {result['limit']:g} cores, would raise that to "
-            f"{limits or 'nothing higher'} for {result['seconds']:g} s at most, and put it back"
+            f"{probe['name']}: if its demand can't be known at its limit of {result['limit']:g} cores, would raise it "
+            f"to {limits or 'nothing higher'} for {result['seconds']:g} s at most, and put it back"
         )
     return lines
 
