@@ -357,9 +357,7 @@ class DemandProbe:
             proc_root=self.options["proc_root"],
         )
         if {each["id"] for each in result["containers"] if each["state"] == "running"} != set(self.limits):
-            raise ProbeError(
-                "a task ended or was replaced in the middle of the probe: its limit went with it; run again"
-            )
+            raise ProbeError("a task ended in the middle of the probe, and its raised limit with it; run again")
         self._verify(limit, "the limit was changed by somebody else in the middle of the probe")
         self.last = result
         row = result["services"][0]
