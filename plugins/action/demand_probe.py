@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from ansible_collections.evenkeel.swarm.plugins.module_utils._progress import ProbeProgress
+from ansible_collections.evenkeel.swarm.plugins.module_utils._probe_answer import ProbeProgress
 from ansible_collections.evenkeel.swarm.plugins.plugin_utils._watched import WatchedAction
 
 

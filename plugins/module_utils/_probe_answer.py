@@ -1,7 +1,7 @@
 # Copyright: Even Keel contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Join what a probe found on several hosts: in words for people, and as a record of the history."""
+"""What a probe does and finds: in words for people, and joined over several hosts as a record of the history."""
 
 from __future__ import annotations
 
@@ -10,8 +10,31 @@ from dataclasses import asdict
 from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._demand import Demand, add_demands, add_up
+from ansible_collections.evenkeel.swarm.plugins.module_utils._progress import Progress
 
 _RECOVERED = "a probe had been killed here; the limit it had left raised is put back."
+
+
+class ProbeProgress(Progress):
+    """The progress of demand_probe: limits in cores, and how long they may still be raised."""
+
+    def line(self, event: dict[str, Any]) -> str | None:
+        """Return what is done and what was found."""
+        name = event["event"]
+        if name == "recovered":
+            return f"put the limit of {event['service']} back, which a killed probe had left raised"
+        if name == "begin":
+            tasks = "1 task" if event["tasks"] == 1 else f"{event['tasks']} tasks"
+            return f"{event['service']}: {tasks} with {event['limit']:g} cores each"
+        if name == "measuring":
+            left = "" if event["left"] is None else f"; raised for {event['left']:g} s more at most"
+            return f"measuring at {event['limit']:g} cores for {event['seconds']:g} s{left}"
+        if name == "measured":
+            found = f"used {_cores(event['cpu_used'])}, wants {_wants(event['demand'])}: {event['demand']['reason']}"
+            return f"at {event['limit']:g} cores: {found}"
+        if name == "raised":
+            return f"raised the limit to {event['limit']:g} cores"
+        return f"put the limit back to {event['limit']:g} cores"
 
 
 def probe_answer(probes: Sequence[Mapping[str, Any]], measured_at: str) -> dict[str, Any]:
@@ -51,19 +74,17 @@ def predicted_lines(probes: Sequence[Mapping[str, Any]]) -> list[str]:
 def _sentence(service: str, demand: Demand) -> str:
     if demand.estimate is not None:
         return f"{service} wants {demand.estimate:.2f} cores ({demand.regime}; {demand.reason})."
-    interval = f"{_cores(demand.lower)}..{_cores(demand.upper)} cores"
-    return f"{service}: what it wants is not known, the interval is {interval} ({demand.reason})."
+    return (
+        f"{service}: what it wants is not known, the interval is {_interval(asdict(demand))} cores ({demand.reason})."
+    )
 
 
 def _host_lines(host: str, result: Mapping[str, Any]) -> Iterator[str]:
     for each in result["measurements"]:
         ratio = each["throttled_ratio"]
         throttled = "" if ratio is None else f", throttled in {ratio:.0%} of its periods"
-        demand = each["demand"]
-        wants = demand["estimate"]
-        said = f"{_cores(demand['lower'])}..{_cores(demand['upper'])}" if wants is None else f"{wants:.2f}"
         limit = f"{each['limit']:g} cores a task" if result["tasks"] > 1 else f"{each['limit']:g} cores"
-        yield f"{host}, at {limit}: used {_cores(each['cpu_used'])}{throttled}, wants {said} ({demand['regime']})"
+        yield f"{host}, at {limit}: used {_cores(each['cpu_used'])}{throttled}, wants {_wants(each['demand'])}"
     if result["raised"]:
         yield f"{host}: its limit is {result['limit']:g} cores again."
     if result["refused"]:
@@ -95,6 +116,15 @@ def _record(found: Sequence[Mapping[str, Any]], demand: Demand, measured_at: str
 
 def _whole(value: float | None) -> int | None:
     return None if value is None else int(value)
+
+
+def _wants(demand: Mapping[str, Any]) -> str:
+    estimate = demand["estimate"]
+    return f"{_interval(demand) if estimate is None else _cores(estimate)} ({demand['regime']})"
+
+
+def _interval(demand: Mapping[str, Any]) -> str:
+    return f"{_cores(demand['lower'])}..{_cores(demand['upper'])}"
 
 
 def _cores(value: float | None) -> str:

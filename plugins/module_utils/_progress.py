@@ -85,34 +85,3 @@ class LimitsProgress(Progress):
         if "error" in event:
             parts.append(f"- {event['error']}")
         return " ".join(parts)
-
-
-class ProbeProgress(Progress):
-    """The progress of demand_probe: limits in cores, and how long they may still be raised."""
-
-    def line(self, event: dict[str, Any]) -> str | None:
-        """Return what is done and what was found."""
-        name = event["event"]
-        if name == "recovered":
-            return f"put the limit of {event['service']} back, which a killed probe had left raised"
-        if name == "begin":
-            tasks = "1 task" if event["tasks"] == 1 else f"{event['tasks']} tasks"
-            return f"{event['service']}: {tasks} with {event['limit']:g} cores each"
-        if name == "measuring":
-            left = "" if event["left"] is None else f"; raised for {event['left']:g} s more at most"
-            return f"measuring at {event['limit']:g} cores for {event['seconds']:g} s{left}"
-        if name == "measured":
-            return f"at {event['limit']:g} cores: used {_cores(event['cpu_used'])}, wants {_wanted(event['demand'])}"
-        if name == "raised":
-            return f"raised the limit to {event['limit']:g} cores"
-        return f"put the limit back to {event['limit']:g} cores"
-
-
-def _wanted(demand: Mapping[str, Any]) -> str:
-    if demand["estimate"] is not None:
-        return f"{demand['estimate']:.2f} ({demand['regime']})"
-    return f"{_cores(demand['lower'])}..{_cores(demand['upper'])} ({demand['regime']}: {demand['reason']})"
-
-
-def _cores(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"

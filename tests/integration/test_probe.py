@@ -23,7 +23,7 @@ OPTIONS = {"window": WINDOW, "duration": 4 * WINDOW, "min_idle": 0}
 #: As short as can be: raised for 2 s, and the timer due 12 s after the raise.
 SHORTEST = {"window": 1, "duration": 2, "min_idle": 0}
 #: Below this, other work on this machine takes what the tasks would have used; such a probe proves nothing.
-IDLE_NEEDED = 0.25
+IDLE_NEEDED = 0.5
 ATTEMPTS = 3
 INTENT = "/run/evenkeel-probe/intent.json"
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ansible_collections.evenkeel.swarm.plugins.module_utils._progress import LimitsProgress, ProbeProgress
+from ansible_collections.evenkeel.swarm.plugins.module_utils._probe_answer import ProbeProgress
+from ansible_collections.evenkeel.swarm.plugins.module_utils._progress import LimitsProgress
 
 
 def written(*events: dict[str, Any]) -> str:
@@ -60,9 +61,9 @@ def test_a_probe_says_what_it_does_and_how_long_it_takes() -> None:
         "kvm4: put the limit of other back, which a killed probe had left raised",
         "kvm4: crm: 1 task with 1 cores each",
         "kvm4: measuring at 1 cores for 60 s",
-        "kvm4: at 1 cores: used 1.00, wants 1.00..– (unidentifiable: never idle)",
+        "kvm4: at 1 cores: used 1.00, wants 1.00..– (unidentifiable): never idle",
         "kvm4: raised the limit to 2 cores",
         "kvm4: measuring at 2 cores for 60 s; raised for 240 s more at most",
-        "kvm4: at 2 cores: used 1.62, wants 1.62 (unsaturated)",
+        "kvm4: at 2 cores: used 1.62, wants 1.62 (unsaturated): less than its limit",
         "kvm4: put the limit back to 1 cores",
     ]
