@@ -25,8 +25,8 @@ from lab.swarm import MANAGER
 ESTATE = Path(__file__).resolve().parent / "estate.yml"
 SPEC_LABEL = "evenkeel.lab.spec"
 CONVERGE_SECONDS = 180
-#: What `stress-ng --cpu-load` takes.
-FULL_LOAD = 100
+#: Share of a core that one of the loops wants which make up what a demand has over whole cores.
+SMALL_SHARE = 0.1
 
 
 def load() -> dict[str, Any]:
@@ -105,21 +105,23 @@ def spec(name: str, entry: dict[str, Any], network: str, references: dict[str, s
     return body
 
 
-def demand(cores: float, at_full_load: float) -> dict[str, int]:
-    """Environment for the workload's `demand` script: as many threads as the real service has busy, each at its share.
+def demand(cores: float, at_full_load: float) -> dict[str, str]:
+    """Environment for the workload's `demand` script: as many busy loops as the real service has, each at its share.
 
-    10.8 cores are ten threads at 100 % and one at 80 %; at a fiftieth of that, ten at 2 % and one at 1.6 (2) %.
+    10.8 cores are ten loops that never pause and eight that work a tenth of the time; at a fiftieth of that, ten at
+    2 % and eight at 0.2 %. The rest is many small loops because a loop that wants f of a core and is slowed down to
+    the speed s pauses for (1 - f) / (f/s + 1 - f) of the time: with a large f next to none, and nobody could see that
+    it wants less than a whole core.
     """
     if cores <= 0:
         return {}
-    threads = max(cores, at_full_load)
-    whole, rest = math.floor(threads), threads - math.floor(threads)
-    share = FULL_LOAD * cores / threads
-    return {
-        "DEMAND_WORKERS": whole,
-        "DEMAND_LOAD": max(1, round(share)),
-        "DEMAND_REST": round(share * rest + 0.4) if rest > 0.01 else 0,
-    }
+    loops = max(cores, at_full_load)
+    whole, rest = math.floor(loops), round(loops % 1, 6)
+    share = cores / loops
+    small = math.ceil(round(rest / SMALL_SHARE, 6))
+    groups = [(whole, share)] if whole else []
+    groups += [(small, share * rest / small)] if small else []
+    return {"DEMAND": " ".join(f"{count}x{each:.6g}" for count, each in groups)}
 
 
 @contextmanager

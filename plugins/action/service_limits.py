@@ -1,105 +1,16 @@
 # Copyright: Even Keel contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Run the module service_limits; with `progress: true` say what it does while it does it.
-
-A module speaks once, at its end, and changing thirty services takes minutes. So the module runs as Ansible's own kind
-of background job and writes its events into a file that this side reads every few seconds. That the job outlives a
-lost connection is welcome: it ends what it began, or puts it back.
-"""
+"""Run the module service_limits; with `progress: true` say what becomes of each service while it is at it."""
 
 from __future__ import annotations
 
-import secrets
-import time
-from typing import Any
-
-from ansible.errors import AnsibleError
-from ansible.module_utils.parsing.convert_bool import boolean
-from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
-from ansible_collections.evenkeel.swarm.plugins.module_utils._progress import Progress
-
-POLL_SECONDS = 2
-# Nothing that converges at all takes longer: an upper bound for Ansible, the module has its own timeouts.
-JOB_SECONDS = 24 * 3600
-# Lost connections in a row before the job is left to itself.
-PATIENCE = 15
-
-display = Display()
+from ansible_collections.evenkeel.swarm.plugins.module_utils._progress import LimitsProgress
+from ansible_collections.evenkeel.swarm.plugins.plugin_utils._watched import WatchedAction
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(WatchedAction):
     """Runs on the controller."""
 
-    _supports_check_mode = True
-    _supports_async = True
-
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return what the module returned."""
-        super().run(tmp, task_vars)
-        arguments = dict(self._task.args)
-        wanted = boolean(arguments.pop("progress", False), strict=False)
-        if not wanted or self._task.check_mode or self._task.async_val:
-            return self._module(arguments, task_vars, wrap_async=bool(self._task.async_val))
-        arguments.setdefault("progress_file", f"/run/lock/evenkeel-progress-{secrets.token_hex(16)}")
-        return self._watched(arguments, task_vars, ours="progress_file" not in self._task.args)
-
-    def _module(self, arguments: dict[str, Any], task_vars: Any, *, wrap_async: bool = False) -> dict[str, Any]:
-        result: dict[str, Any] = self._execute_module(
-            module_name="evenkeel.swarm.service_limits",
-            module_args=arguments,
-            task_vars=task_vars,
-            wrap_async=wrap_async,
-        )
-        return result
-
-    def _watched(self, arguments: dict[str, Any], task_vars: Any, *, ours: bool) -> dict[str, Any]:
-        self._task.async_val = JOB_SECONDS
-        try:
-            job = self._module(arguments, task_vars, wrap_async=True)
-        finally:
-            self._task.async_val = 0
-        if "ansible_job_id" not in job:
-            return job
-        path = arguments["progress_file"]
-        progress = Progress(task_vars["inventory_hostname"])
-        lost = 0
-        while True:
-            time.sleep(POLL_SECONDS)
-            try:
-                self._show(path, progress)
-                result = self._status(job["ansible_job_id"], task_vars, "status")
-            except AnsibleError as error:
-                lost += 1
-                if lost > PATIENCE:
-                    raise AnsibleError(
-                        f"the connection is lost; the job goes on there, its events in {path}"
-                    ) from error
-                self._connection.reset()
-                continue
-            lost = 0
-            if result.get("finished"):
-                break
-        self._show(path, progress)
-        self._status(job["ansible_job_id"], task_vars, "cleanup")
-        if ours:
-            self._low_level_execute_command(f"rm -f {self._connection._shell.quote(path)}")
-        for key in ("finished", "started", "ansible_job_id", "results_file", "stdout", "stderr"):
-            result.pop(key, None)
-        return result
-
-    def _status(self, job: str, task_vars: Any, mode: str) -> dict[str, Any]:
-        directory = self._remote_expand_user(self.get_shell_option("async_dir", default="~/.ansible_async"))
-        result: dict[str, Any] = self._execute_module(
-            module_name="ansible.legacy.async_status",
-            module_args={"jid": job, "mode": mode, "_async_dir": directory},
-            task_vars=task_vars,
-        )
-        return result
-
-    def _show(self, path: str, progress: Progress) -> None:
-        """Display the events that are new in the file."""
-        command = f"tail -n +{progress.lines_read + 1} {self._connection._shell.quote(path)} 2>/dev/null || true"
-        for line in progress.read(self._low_level_execute_command(command).get("stdout", "")):
-            display.display(line)
+    module = "evenkeel.swarm.service_limits"
+    progress = LimitsProgress

@@ -1,13 +1,18 @@
 # Copyright: Even Keel contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Turn the events of a progress file into lines for people, without I/O."""
+"""A long run's events: written by a module as JSON lines, turned into lines for people on the controller."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import Any
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TextIO
+
+#: Takes an event's name and its details.
+EventWriter = Callable[[str, Mapping[str, Any]], None]
 
 # What the events' names say, and whether such an event ends a service's turn.
 _WORDS = {
@@ -22,26 +27,49 @@ _WORDS = {
 _ENDS = frozenset({"update_converged", "update_failed"})
 
 
-class Progress:
-    """Reads a growing file of JSON lines; remembers how far it has read and how many services are done."""
+def event_writer(handle: TextIO | None) -> EventWriter:
+    """Return a function that appends events to an open file, if there is one; times are seconds since the epoch."""
+
+    def write(name: str, details: Mapping[str, Any]) -> None:
+        if handle is not None:
+            handle.write(json.dumps({"time": round(time.time(), 3), "event": name, **details}) + "\n")
+            handle.flush()
+
+    return write
+
+
+class Progress(ABC):
+    """Reads a growing file of JSON lines; remembers how far it has read."""
 
     def __init__(self, host: str) -> None:
         self.host = host
         # Lines, not bytes: a terminal on the way puts a carriage return before each newline.
         self.lines_read = 0
-        self._done = 0
-        self._all = 0
 
     def read(self, text: str) -> Iterator[str]:
         """Yield a line for each whole event in text, which begins `lines_read` lines into the file."""
         whole, _, _ = text.rpartition("\n")
         for line in whole.splitlines():
             self.lines_read += 1
-            said = self._line(json.loads(line))
+            said = self.line(json.loads(line))
             if said:
                 yield f"{self.host}: {said}"
 
-    def _line(self, event: dict[str, Any]) -> str | None:
+    @abstractmethod
+    def line(self, event: dict[str, Any]) -> str | None:
+        """Return what to say of an event, None for nothing."""
+
+
+class LimitsProgress(Progress):
+    """The progress of service_limits: counts how many services are done."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__(host)
+        self._done = 0
+        self._all = 0
+
+    def line(self, event: dict[str, Any]) -> str | None:
+        """Return what becomes of a service."""
         name = event["event"]
         if name == "begin":
             self._all = len(event["services"])

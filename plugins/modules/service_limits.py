@@ -179,7 +179,6 @@ error:
 import contextlib
 import fcntl
 import hashlib
-import json
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -208,6 +207,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._limits_plan import
     read_node,
     read_service,
 )
+from ansible_collections.evenkeel.swarm.plugins.module_utils._progress import EventWriter, event_writer
 from ansible_collections.evenkeel.swarm.plugins.module_utils._swarm import (
     Swarm,
     SwarmError,
@@ -453,18 +453,13 @@ def _opened(path: Path, mode: str, purpose: str) -> TextIO:
 
 
 @contextlib.contextmanager
-def _events(path: str | None) -> Iterator[Any]:
-    """Yield a function that appends events to the progress file, if there is one; times are seconds since the epoch."""
+def _events(path: str | None) -> Iterator[EventWriter]:
+    """Yield a function that appends events to the progress file, if there is one."""
     if path is None:
-        yield lambda _name, _details: None
+        yield event_writer(None)
         return
     with _opened(Path(path), "a", "progress") as handle:
-
-        def write(name: str, details: Mapping[str, Any]) -> None:
-            handle.write(json.dumps({"time": round(time.time(), 3), "event": name, **details}) + "\n")
-            handle.flush()
-
-        yield write
+        yield event_writer(handle)
 
 
 def main() -> None:

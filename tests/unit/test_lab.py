@@ -54,14 +54,19 @@ def test_a_machine_without_rules_gets_its_open_policy_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cores", "at_full_load", "threads", "cores_wanted"),
-    [(10.8, 10.8, 11, 10.8), (0.108, 10.8, 11, 0.11), (1.0, 1.0, 1, 1.0), (0.05, 0.05, 1, 0.05), (1.6, 1.6, 2, 1.6)],
+    ("cores", "at_full_load", "loops"),
+    [(10.8, 10.8, 18), (0.108, 10.8, 18), (43.2, 10.8, 45), (1.0, 1.0, 1), (0.05, 0.05, 1), (1.6, 1.6, 7), (2, 0.6, 2)],
 )
-def test_demand_adds_up_to_what_was_asked(cores: float, at_full_load: float, threads: int, cores_wanted: float) -> None:
-    made = demand(cores, at_full_load)
-    assert made["DEMAND_WORKERS"] + (made["DEMAND_REST"] > 0) == threads
-    total = made["DEMAND_WORKERS"] * made["DEMAND_LOAD"] + made["DEMAND_REST"]
-    assert total / 100 == pytest.approx(cores_wanted, abs=0.011)
+def test_demand_adds_up_to_what_was_asked(cores: float, at_full_load: float, loops: int) -> None:
+    groups = [group.split("x") for group in demand(cores, at_full_load)["DEMAND"].split()]
+    assert sum(int(count) for count, _ in groups) == loops
+    assert sum(int(count) * float(share) for count, share in groups) == pytest.approx(cores, rel=1e-4)
+    assert all(0 < float(share) <= 1 for _, share in groups)
+
+
+def test_what_is_over_whole_cores_still_pauses_when_slowed_down() -> None:
+    assert demand(10.8, 10.8) == {"DEMAND": "10x1 8x0.1"}
+    assert demand(1.25, 1.25) == {"DEMAND": "1x1 3x0.0833333"}
 
 
 def test_no_demand_starts_nothing() -> None:
