@@ -174,13 +174,14 @@ def present_limits(records: Sequence[Record]) -> Present:
 
 
 def cpu_samples(records: Sequence[Record]) -> list[Sample]:
-    """Return what a task wanted in each window. What the last probe found stands in where a window couldn't tell.
+    """Return what a task wanted in each window. The most that a probe found stands in where a window couldn't tell.
 
     Without a probe, a window held at the limit with a demand that can't be known is given a step: the larger, the more
     of the service's load such windows are. A queue that soon drains wants little more than the limit; one that never
     does may want anything.
     """
-    probed = next((_known_demand(each) for each in reversed(records) if each.source == PROBE), None)
+    answers = [_known_demand(record) for record in records if record.source == PROBE]
+    probed = max((answer for answer in answers if answer is not None), default=None)
     samples = [_sample(record, probed) for record in records]
     step = 1 + (MOST_STEP - 1) * (1 - identified_share(samples))
     return [_stepped(sample, step) if sample.held and not sample.identified else sample for sample in samples]
@@ -306,7 +307,7 @@ def _cpu_reasons(
     if held >= WORTH_SAYING:
         what = "sized on what it would have used" if identified_held else "its usage there is the limit's, not its own"
         reasons.append(f"held at its limit for {held:.0%} of the time: {what}")
-    if any(record.source == PROBE for record in records):
+    if any(record.source == PROBE and _known_demand(record) is not None for record in records):
         reasons.append("a probe's answer stands in where the windows can't tell")
     if 1 - confidence.identified >= WORTH_SAYING:
         reasons.append(

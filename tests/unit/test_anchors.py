@@ -10,6 +10,7 @@ from datetime import timedelta
 
 import pytest
 from ansible_collections.evenkeel.swarm.plugins.module_utils._anchors import Histogram, krr, vpa
+
 from tests.unit.sizing_data import DAY, HOUR, MIB, START, every, free, held, remembering
 
 MINUTE = timedelta(minutes=1)
@@ -71,7 +72,8 @@ def test_vpas_minima_and_what_no_history_leaves_open() -> None:
 
 
 def test_vpas_memory_is_the_90th_percentile_of_daily_peaks() -> None:
-    # Buckets are 5 % wide, and wider by the first one's 10 MB at these sizes. Ten days, a peak of 600 MiB a day but 900 on the last: with half the weight of all, the 90th percentile.
+    # Ten days, a peak of 600 MiB a day but 900 on the last: with half the weight of all, the 90th percentile.
+    # Buckets are 5 % wide, and wider by the first one's 10 MB at these sizes.
     sizes = [300 + 300 * (number % 24 == 12) + 300 * (number == 9 * 24 + 12) for number in range(240)]
     assert vpa(remembering(HOUR, sizes)).memory.target == pytest.approx(900 * MIB * 1.15, rel=0.05)
     sizes[9 * 24 + 12], sizes[2 * 24 + 12] = 600, 900

@@ -24,6 +24,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._sizing import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tests.unit.sizing_data import DAY, HOUR, MIB, START, every, free, held, record, remembering, unknown
 
 EXACT = Settings(percentile=0.95, margin=0.0)
