@@ -63,8 +63,8 @@ LEAK_GROWTH = 0.1
 LEAK_CONCORDANCE = 0.9
 LEAK_DAYS = 4
 LEAK_HOURS = 4
-# A leaking service without a limit gets room for this long.
-LEAK_ROOM_DAYS = 7
+# What grows without end gets room for this long, and never more than the limit it has.
+LEAK_ROOM_DAYS = 14
 
 LOW, MEDIUM, HIGH = "low", "medium", "high"
 
@@ -448,16 +448,16 @@ def _slope(peaks: Sequence[int]) -> float:
 
 
 def _leaking(last: Record, highest: int, growth: float, *, killed: bool) -> _Memory:
-    """Leave a leaking service its limit: a larger one would only move the kill."""
+    """Give memory that grows without end room for a while, but no larger limit: that would only move the kill."""
     limit = last.memory.limit
-    target = limit if limit is not None else highest + LEAK_ROOM_DAYS * growth
-    grows = f"memory grows by {growth / MIB:.0f} MiB a day without end: a leak, or data that grows"
-    if limit is None:
-        advice = f"room for {LEAK_ROOM_DAYS} days; find the cause"
-    else:
-        ends = "has been killed for it" if killed else f"full in {max(limit - highest, 0) / growth:.0f} days"
+    target = round_memory(highest * (1 + LEAST_MEMORY_MARGIN) + LEAK_ROOM_DAYS * growth)
+    advice = f"room for {LEAK_ROOM_DAYS} days: find the cause, or size anew before"
+    if limit is not None and target >= limit:
+        target = limit
+        ends = "it has been killed for it" if killed else f"full in {max(limit - highest, 0) / growth:.0f} days"
         advice = f"the limit stays ({ends}): a larger one only delays the kill; find the cause, or restart it in time"
-    return _Memory(Bounds(round_memory(target), round_memory(min(highest, target)), None), True, [f"{grows}; {advice}"])
+    grows = f"memory grows by {growth / MIB:.0f} MiB a day without end: a leak, or data that grows"
+    return _Memory(Bounds(target, min(round_memory(highest), target), None), True, [f"{grows}; {advice}"])
 
 
 def by_service(records: Iterable[Record]) -> Mapping[str, list[Record]]:

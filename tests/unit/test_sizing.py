@@ -257,9 +257,11 @@ def test_a_leak_that_is_killed_again_and_again_gets_no_larger_limit() -> None:
     assert any("killed for it" in reason for reason in size.reasons)
 
 
-def test_a_leak_without_a_limit_gets_room_for_a_week() -> None:
-    size = size_service(remembering(HOUR, [100 + number for number in range(24 * 7)]), EXACT)
-    assert size.memory.target == (267 + 7 * 24) * MIB
+@pytest.mark.parametrize("limit", [None, 2048 * MIB])
+def test_growth_far_from_any_limit_gets_room_for_two_weeks(limit: int | None) -> None:
+    size = size_service(remembering(HOUR, [100 + number for number in range(24 * 7)], limit=limit), EXACT)
+    assert size.memory.target == round_memory((267 * 1.05 + 14 * 24) * MIB)
+    assert any("room for 14 days" in reason for reason in size.reasons)
 
 
 @pytest.mark.parametrize(
