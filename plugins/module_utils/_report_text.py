@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils import _throttling
+from ansible_collections.evenkeel.swarm.plugins.module_utils._text_table import Column, table
 from ansible_collections.evenkeel.swarm.plugins.module_utils._verdict import demand_of_all
 from ansible_collections.evenkeel.swarm.plugins.module_utils._words import (
     MISSING,
@@ -28,13 +29,6 @@ Row = Mapping[str, Any]
 
 # For running text only: tables are as wide as what is in them.
 _TEXT_WIDTH = 120
-
-
-class Column(NamedTuple):
-    """A column of a text table."""
-
-    title: str
-    right: bool = True
 
 
 _SERVICE_COLUMNS = (
@@ -77,8 +71,8 @@ def report_text(report: Row) -> str:
     services = sorted((row for row in report["services"] if row["running"]), key=_by_usage)
     parts = [
         _heading(report),
-        _table(_SERVICE_COLUMNS, [_service_cells(service) for service in services]),
-        _table(_NODE_COLUMNS, [*map(_node_cells, report["nodes"]), _total_cells(report["totals"])]),
+        table(_SERVICE_COLUMNS, [_service_cells(service) for service in services]),
+        table(_NODE_COLUMNS, [*map(_node_cells, report["nodes"]), _total_cells(report["totals"])]),
         "\n".join(_remarks(report)),
     ]
     return "\n\n".join(parts)
@@ -186,15 +180,3 @@ def _changed(comparison: Row | None) -> list[str]:
 
 def _marked(service: Row) -> str:
     return f"{service['service']}{' *' if service['drift'] else ''}"
-
-
-def _table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> str:
-    lines = [[column.title for column in columns], *rows]
-    widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if column.right else cell.ljust(width)
-            for cell, width, column in zip(line, widths, columns, strict=True)
-        ).rstrip()
-        for line in lines
-    )

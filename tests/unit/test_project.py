@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
 MODULES = sorted(path.stem for path in (ROOT / "plugins" / "modules").glob("*.py"))
+LOOKUPS = sorted(path.stem for path in (ROOT / "plugins" / "lookup").glob("*.py"))
 FILTERS = sorted(path.stem for path in (ROOT / "plugins" / "filter").glob("*.py"))
 PLAYBOOKS = ["site.yml", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "playbooks").glob("*.yml")))]
 NO_LAB = "No lab is up: run `make lab-up` (or name another inventory with -i)."
@@ -104,7 +105,7 @@ def test_action_group_names_every_module() -> None:
     assert sorted(load("meta", "runtime.yml")["action_groups"]["swarm"]) == MODULES
 
 
-@pytest.mark.parametrize(("kind", "names"), [("module", MODULES), ("filter", FILTERS)])
+@pytest.mark.parametrize(("kind", "names"), [("module", MODULES), ("filter", FILTERS), ("lookup", LOOKUPS)])
 def test_every_plugin_is_documented(kind: str, names: list[str]) -> None:
     shown = run("ansible-doc", "-t", kind, "--json", *(f"evenkeel.swarm.{name}" for name in names))
     assert shown.returncode == 0, shown.stderr
