@@ -39,11 +39,9 @@ def down(settings: Settings) -> None:
         say("No engine, so no lab.")
     else:
         hosts.down(engine, settings)
-        others = hosts.labs(engine)
+        others = hosts.release(engine, settings)
         if others:
             say(f"Other labs are up, so their engine goes on: {', '.join(others)}")
-        else:
-            OwnEngine(settings).stop()
     shutil.rmtree(settings.directory, ignore_errors=True)
     say(f"Lab {settings.name!r} is gone. Its images are kept for the next time; `make clean` removes them.")
 
