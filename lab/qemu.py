@@ -66,7 +66,7 @@ def verdict(said: str, exited: bool) -> str | None:
     for line in said.splitlines():
         if "emulation failure" in line or "KVM internal error" in line or "Could not access KVM" in line:
             return line.strip()
-    return f"QEMU ended: {(said.strip().splitlines() or ['without a word'])[-1]}" if exited else None
+    return f"QEMU ended: {(said.strip().splitlines() or ['without a word'])[-1].rstrip('.')}" if exited else None
 
 
 def accelerator(kernel: Path, scratch: Path) -> tuple[tuple[str, ...], str]:

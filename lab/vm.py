@@ -158,7 +158,14 @@ def _wait(machine: Settings) -> None:
 def _state(machine: Settings) -> str:
     """What systemd says of itself; "" while SSH does not answer."""
     options = ["-o", f"ConnectTimeout={SSH_SECONDS}", "-o", "BatchMode=yes"]
-    argv = ["ssh", "-F", machine.ssh_config, *options, f"{HOST}.{machine.name}", "systemctl is-system-running"]
+    argv: list[str | Path] = [
+        "ssh",
+        "-F",
+        machine.ssh_config,
+        *options,
+        f"{HOST}.{machine.name}",
+        "systemctl is-system-running",
+    ]
     try:
         return run(argv, timeout=2 * SSH_SECONDS, check=False)
     except LabError:
