@@ -7,7 +7,7 @@ import shutil
 import sys
 from dataclasses import replace
 
-from lab import estate, hosts, images, swarm
+from lab import estate, hosts, images, swarm, vm
 from lab.engine import OwnEngine, connect
 from lab.run import LabError, fail, say
 from lab.settings import HOSTS, Settings, from_environment
@@ -47,7 +47,8 @@ def down(settings: Settings) -> None:
 
 
 def clean(settings: Settings) -> None:
-    """Remove every trace of this checkout's labs: the labs, their images, the engine's store."""
+    """Remove every trace of this checkout's labs: virtual machines, the labs, their images, the engine's store."""
+    vm.down_all(settings)
     engine = connect(settings, start=False)
     prefix = f"evenkeel-{settings.checkout}-"
     for network in hosts.labs(engine) if engine else []:

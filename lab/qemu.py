@@ -15,7 +15,6 @@ EMULATION = ("-accel", "tcg,thread=multi", "-cpu", "max,-cx16,-la57")
 KERNEL_OPTIONS = "root=/dev/vda rw console=ttyS0 mitigations=off panic=-1"
 #: A kernel without a disk says this at the end of its own start.
 NO_ROOT = "Unable to mount root fs"
-PANIC = "Kernel panic"
 KVM_DEVICE = Path("/dev/kvm")
 #: A kernel under working KVM reaches its end in about a second.
 PROBE_SECONDS = 20.0

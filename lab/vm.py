@@ -43,7 +43,7 @@ def up(settings: Settings) -> None:
     """Boot the machine, or find it up. Raises LabError with the console's end if it does not come up."""
     machine = settings_of(settings)
     say(f"Virtual machine {machine.name!r}:")
-    if _pid(machine) is None:
+    if running_pid(machine) is None:
         _prepare(machine)
         _boot(machine)
     _wait(machine)
@@ -55,13 +55,13 @@ def up(settings: Settings) -> None:
 def down(settings: Settings) -> None:
     """Stop the machine by its own pid. Its disk stays, as it was made."""
     machine = settings_of(settings)
-    pid = _pid(machine)
+    pid = running_pid(machine)
     if pid is None:
         say(f"Virtual machine {machine.name!r} is not up.")
     else:
         os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + STOP_SECONDS
-        while _pid(machine) is not None:
+        while running_pid(machine) is not None:
             if time.monotonic() > deadline:
                 os.kill(pid, signal.SIGKILL)
             time.sleep(0.1)
@@ -140,7 +140,7 @@ def _wait(machine: Settings) -> None:
         deadline = time.monotonic() + BOOT_SECONDS
         state = ""
         while state != "running":
-            if _pid(machine) is None:
+            if running_pid(machine) is None:
                 said = (machine.directory / "qemu.log").read_text(errors="replace")[-500:]
                 raise LabError(f"QEMU ended: {said}\nThe console's end:\n{qemu.last_lines(console)}")
             if time.monotonic() > deadline:
@@ -172,7 +172,7 @@ def _state(machine: Settings) -> str:
         return ""
 
 
-def _pid(machine: Settings) -> int | None:
+def running_pid(machine: Settings) -> int | None:
     """Pid of this machine's QEMU, if it is really that: a pid file may outlive its process."""
     try:
         pid = int((machine.directory / "qemu.pid").read_text())

@@ -34,15 +34,16 @@ def shell(machine: Settings) -> Callable[[str], str]:
 
 
 @pytest.fixture(scope="session")
-def swarm(shell: Callable[[str], str]) -> None:
-    """A Swarm of one node, and an image of nothing but the machine's own /usr: none has to be fetched."""
+def image(shell: Callable[[str], str]) -> str:
+    """An image without files, for containers that see the machine's own /usr, on a Swarm of one node."""
     if shell("docker info --format '{{.Swarm.LocalNodeState}}'") != "active":
         shell("docker swarm init --advertise-addr 10.0.2.15")
     shell(f"tar -C / -c bin sbin lib lib64 | docker import - {IMAGE}")
+    return IMAGE
 
 
 @pytest.fixture
-def service(swarm: None, shell: Callable[[str], str]) -> Iterator[Callable[..., str]]:
+def service(image: str, shell: Callable[[str], str]) -> Iterator[Callable[..., str]]:
     """Make services that run a Python program under limits; returns their names. Removed afterwards."""
     made: list[str] = []
 
@@ -54,7 +55,7 @@ def service(swarm: None, shell: Callable[[str], str]) -> Iterator[Callable[..., 
         )
         made.append(name)
         # Without --detach the client returns once the task runs.
-        shell(f"docker service create --name {name} {options} {IMAGE} /usr/bin/python3 -c {shlex.quote(program)}")
+        shell(f"docker service create --name {name} {options} {image} /usr/bin/python3 -c {shlex.quote(program)}")
         return name
 
     yield make
