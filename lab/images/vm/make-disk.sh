@@ -3,7 +3,7 @@
 # usage: lab-make-disk HOSTNAME SIZE, with the keys in /out and an empty volume at /stage.
 set -eu
 # -x leaves out what a container mounts: /proc, /sys, /dev, /out, its own /etc/hosts and the like.
-cp -ax / /stage
+cp -ax /. /stage
 cd /stage
 # systemd would take the machine for a container.
 rm -f .dockerenv
