@@ -146,7 +146,7 @@ def _wait(machine: Settings) -> None:
             if time.monotonic() > deadline:
                 down(machine)
                 raise LabError(
-                    f"no boot within {BOOT_SECONDS} s (systemd says {state or 'nothing'!r}). "
+                    f"no boot within {BOOT_SECONDS} s (systemd says {state or 'nothing'}). "
                     f"The console's end:\n{qemu.last_lines(console)}"
                 )
             time.sleep(1)
