@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,25 +16,25 @@ from typing import Any
 
 from ansible.release import __version__ as ansible_version
 
-from benchmarks import change, look, no_change, site
+from benchmarks import change, look, no_change, site, threads, truth
 from benchmarks.bench import Bench
-from benchmarks.report import Report
+from benchmarks.report import RESULTS, Report
 from lab.__main__ import down, status, up
 from lab.run import LabError, fail, say
 from lab.settings import Settings, from_environment
 
-RESULTS = Path(__file__).resolve().parent / "results"
 SUMMARY = Path(__file__).resolve().parent / "RESULTS.md"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a benchmark is run: how often, and whether it is only run when named (it has no target to meet)."""
+    """How a benchmark is run: how often, whether only when named (no target, or very long), whether in a lab."""
 
     run: Callable[[Bench], Report]
     repetitions: int
     quick: int
     only_named: bool = False
+    needs_lab: bool = True
 
 
 BENCHMARKS = {
@@ -41,23 +42,21 @@ BENCHMARKS = {
     "site": Plan(site.run, 3, 1),
     "look": Plan(look.run, 3, 1),
     "change": Plan(change.run, 3, 1),
+    "threads": Plan(threads.run, 10, 3, needs_lab=False),
     "parallel": Plan(change.run_parallel, 3, 1, only_named=True),
+    "truth": Plan(truth.run, 20, 3, only_named=True, needs_lab=False),
 }
 
 
 def main() -> int:
     """Run the benchmarks; returns 0 if every target was met, 1 if not or if something failed."""
     arguments = _arguments()
+    in_lab = any(BENCHMARKS[name].needs_lab for name in arguments.names)
     try:
         settings = from_environment({**os.environ, "LAB_NAME": os.environ.get("LAB_NAME") or "bench"})
-        was_up = status(settings) == 0
-        try:
-            up(settings, with_estate=True)
+        with _lab(settings) if in_lab else contextlib.nullcontext():
             reports = [_measure(name, settings, quick=arguments.quick) for name in arguments.names]
-            machine = _machine(settings)
-        finally:
-            if not was_up:
-                down(settings)
+            machine = _machine(settings, in_lab=in_lab)
     except LabError as error:
         return fail(str(error))
     _keep(reports, machine)
@@ -66,6 +65,18 @@ def main() -> int:
     missed = [report.name for report in reports if not report.passed]
     say(f"Targets missed: {', '.join(missed)}" if missed else "All targets met.")
     return 1 if missed else 0
+
+
+@contextlib.contextmanager
+def _lab(settings: Settings) -> Iterator[None]:
+    """Bring the lab up, and down again unless it was up before."""
+    was_up = status(settings) == 0
+    try:
+        up(settings, with_estate=True)
+        yield
+    finally:
+        if not was_up:
+            down(settings)
 
 
 def _arguments() -> argparse.Namespace:
@@ -93,18 +104,18 @@ def _measure(name: str, settings: Settings, *, quick: bool) -> Report:
     return report
 
 
-def _machine(settings: Settings) -> dict[str, Any]:
+def _machine(settings: Settings, *, in_lab: bool) -> dict[str, Any]:
     """Describe what was measured on, in general terms."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    engine = Bench(settings, 0).ssh("docker version --format {{.Server.Version}}")
+    engine = Bench(settings, 0).ssh("docker version --format {{.Server.Version}}") if in_lab else None
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "cores": os.cpu_count(),
         "memory_gib": round(memory / 2**30),
         "kernel": ".".join(platform.release().split(".")[:2]),
-        "hosts": f"Debian {settings.debian}, Docker {engine}",
+        "hosts": f"Debian {settings.debian}, Docker {engine}" if in_lab else None,
         "ansible_core": ansible_version,
-        "estate_load": settings.load,
+        "estate_load": settings.load if in_lab else None,
     }
 
 
@@ -123,8 +134,12 @@ def summary(reports: Sequence[Report], machine: dict[str, Any]) -> str:
         "",
         f"By `python -m benchmarks --record` on {machine['date']}: a machine with {machine['cores']} cores and "
         f"{machine['memory_gib']} GiB, kernel {machine['kernel']}, shared with other work;",
-        f"lab hosts with {machine['hosts']}; ansible-core {machine['ansible_core']}; "
-        f"LAB_LOAD {machine['estate_load']:g}.",
+        f"ansible-core {machine['ansible_core']}; "
+        + (
+            f"lab hosts with {machine['hosts']}; LAB_LOAD {machine['estate_load']:g}."
+            if machine["hosts"]
+            else "no lab."
+        ),
     ]
     for report in reports:
         lines += ["", "```", report.text(), "```"]

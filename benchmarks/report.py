@@ -5,9 +5,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-UNITS = {"s": 1.0, "ms": 1e-3, "%": 1e-2, "x": 1.0}
+RESULTS = Path(__file__).resolve().parent / "results"
+UNITS = {"s": 1.0, "ms": 1e-3, "%": 1e-2, "x": 1.0, "": 1.0}
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ _SEARCH_DEPTH = 8
 # v1 writes "no limit" as the largest page-aligned signed 64 bit number, which differs with the page size.
 _V1_NO_MEMORY_LIMIT = 1 << 60
 _READ_SIZE = 65536
+# A read far below a page was the last: most files take a single one.
+_SURELY_ALL = 2048
 
 
 @dataclass(frozen=True)
@@ -111,12 +113,10 @@ def read_bytes(path: str) -> bytes | None:
     except OSError:
         return None
     try:
-        content = os.read(descriptor, _READ_SIZE)
-        # A short read is the whole file; only lists of very many threads take a second one.
-        while len(content) % _READ_SIZE == 0 and content:
+        content = more = os.read(descriptor, _READ_SIZE)
+        # Lists come a page at a time, cut at a whole line, however much is asked for.
+        while len(more) > _SURELY_ALL:
             more = os.read(descriptor, _READ_SIZE)
-            if not more:
-                break
             content += more
     except OSError:
         return None
@@ -336,12 +336,18 @@ def read_pids(tree: Hierarchy, path: str) -> int | None:
     return None if directory is None else parse_number(read_bytes(f"{directory}/pids.current"))
 
 
+def process_ids(tree: Hierarchy, path: str) -> list[bytes] | None:
+    """List the processes of a cgroup and of those below it, as thread_ids does."""
+    directory = tree.directory("cpu", path)
+    return None if directory is None else _member_ids(directory, "cgroup.procs")
+
+
 def thread_ids(tree: Hierarchy, path: str) -> list[bytes] | None:
     """List the threads of a cgroup and of those below it, None if it is gone. Ids stay bytes: they become paths."""
     directory = tree.directory("cpu", path)
     if directory is None:
         return None
-    return _thread_ids(directory, "cgroup.threads" if tree.version == "v2" else "tasks")
+    return _member_ids(directory, "cgroup.threads" if tree.version == "v2" else "tasks")
 
 
 def working_sets(cgroup_root: str = DEFAULT_CGROUP_ROOT) -> dict[str, int]:
@@ -379,18 +385,18 @@ def _search(directory: str, path: str, depth: int) -> Iterator[tuple[str, str]]:
             yield from _search(f"{directory}/{name}", below, depth - 1)
 
 
-def _thread_ids(directory: str, file: str) -> list[bytes] | None:
+def _member_ids(directory: str, file: str) -> list[bytes] | None:
     content = read_bytes(f"{directory}/{file}")
     if content is None:
         return None
-    threads = content.split()
+    members = content.split()
     try:
         # A directory has two links and one more for each directory in it: most containers have none.
         if os.stat(directory).st_nlink > 2:  # noqa: PTH116 - as above
             with os.scandir(directory) as entries:
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
-                        threads += _thread_ids(entry.path, file) or []
+                        members += _member_ids(entry.path, file) or []
     except OSError:
         return None
-    return threads
+    return members

@@ -69,7 +69,8 @@ class CpuWindow:
 
     `usage` in cores, `window` and `period` in seconds; `limit` in cores, None when there is none;
     `limit_problem` says why `limit` can't be relied on (unreadable, changed inside the window), else None.
-    `threads` None: not readable. `node_idle` and `pressure_full` are shares of the window.
+    `threads` None: not readable. `ended`: what ended threads did that no look saw, None where only schedstat counts.
+    `node_idle` and `pressure_full` are shares of the window.
     """
 
     usage: float | None
@@ -79,8 +80,17 @@ class CpuWindow:
     limit_problem: str | None = None
     throttled_periods: int | None = None
     threads: Sequence[ThreadShare] | None = None
+    ended: ThreadShare | None = None
     node_idle: float | None = None
     pressure_full: float | None = None
+
+    @property
+    def counted(self) -> Sequence[ThreadShare] | None:
+        """All that is known of its threads, None if that doesn't account for the usage."""
+        if self.threads is None or self.usage is None:
+            return None
+        every = [*self.threads, self.ended] if self.ended else self.threads
+        return every if accounts_for(every, self.usage) else None
 
 
 def idle_share(thread: ThreadShare) -> float:
@@ -132,11 +142,10 @@ def estimate_demand(cpu: CpuWindow) -> Demand:
         return Demand(None, cpu.usage, upper, UNIDENTIFIABLE, unknown)
     if not _saturated(cpu, cpu.usage):
         return _unsaturated(cpu, cpu.usage, upper)
-    if cpu.threads is None:
-        return _without_threads(cpu, cpu.usage, "the threads' schedstat can't be read")
-    if upper is None:
-        return _without_threads(cpu, cpu.usage, "threads came and went between the looks")
-    return _saturated_demand(cpu.threads, cpu.usage, upper)
+    missing = _missing_threads(cpu, upper)
+    if missing:
+        return _without_threads(cpu, cpu.usage, upper, missing)
+    return _saturated_demand(cpu.counted or (), cpu.usage, upper)
 
 
 def unknown_demand(usage: float | None, reason: str) -> Demand:
@@ -218,7 +227,7 @@ def _held_up(cpu: CpuWindow, usage: float, upper: float | None) -> str | None:
 
 def _held_up_in_turns(cpu: CpuWindow, usage: float, limit: float) -> str | None:
     """Tell a container that the limit and others slowed down by turns from one that was throttled in bursts."""
-    if _hides_demand(cpu.threads or ()):
+    if _hides_demand(cpu.counted or ()):
         return "some of its threads are never idle and hide what they want"
     if usage >= NEARLY_SATURATED_SHARE * limit and _throttled_often(cpu):
         return "just below its limit and often throttled: the limit and others may have held it up in turns"
@@ -226,9 +235,14 @@ def _held_up_in_turns(cpu: CpuWindow, usage: float, limit: float) -> str | None:
 
 
 def _hides_demand(threads: Sequence[ThreadShare]) -> bool:
-    """Say whether never idle threads carry more than a point estimate's error."""
-    hidden = sum(thread_demand(thread) for thread in threads if never_idle(thread))
+    """Say whether never idle threads hide more than a point estimate's error."""
+    hidden = sum(_hidden(thread) for thread in threads if never_idle(thread))
     return hidden > HIDDEN_SHARE * sum(thread_demand(thread) for thread in threads)
+
+
+def _hidden(thread: ThreadShare) -> float:
+    """Return what a never idle thread leaves open: it wants at least what it ran and at most its term."""
+    return max(0.0, thread_demand(thread) - thread.run)
 
 
 def _throttled_share(cpu: CpuWindow) -> float | None:
@@ -240,7 +254,7 @@ def _throttled_often(cpu: CpuWindow) -> bool:
     return share is None or share >= OFTEN_THROTTLED_SHARE
 
 
-def _saturated_demand(threads: Sequence[ThreadShare], usage: float, upper: float) -> Demand:
+def _saturated_demand(threads: Sequence[ThreadShare], usage: float, upper: float | None) -> Demand:
     active = [thread for thread in threads if thread.run + thread.delay >= ACTIVE_SHARE]
     if not active or sum(idle_share(thread) for thread in active) / len(active) < NEVER_IDLE_SHARE:
         reason = "its threads are never idle: a small backlog and a large demand look alike; raise the limit to see"
@@ -251,15 +265,26 @@ def _saturated_demand(threads: Sequence[ThreadShare], usage: float, upper: float
     return Demand(upper, usage, upper, SATURATED, "held at its limit, its threads still idle at times")
 
 
-def _without_threads(cpu: CpuWindow, usage: float, problem: str) -> Demand:
+def _missing_threads(cpu: CpuWindow, upper: float | None) -> str | None:
+    """Say why the threads that were followed don't tell the demand, None if they do."""
+    if cpu.threads is None:
+        return "the threads' schedstat can't be read"
+    if upper is None:
+        return "threads came and went between the looks"
+    if cpu.ended and _hidden(cpu.ended) > HIDDEN_SHARE * upper:
+        return "threads that came and went hide what they want"
+    return None
+
+
+def _without_threads(cpu: CpuWindow, usage: float, upper: float | None, problem: str) -> Demand:
     if cpu.pressure_full is None or cpu.pressure_full >= 1:
-        return Demand(None, usage, None, UNIDENTIFIABLE, problem)
+        return Demand(None, usage, upper, UNIDENTIFIABLE, problem)
     estimate = usage / (1 - cpu.pressure_full)
-    return Demand(estimate, usage, None, ROUGH, f"{problem}; usage over the time it was not stalled")
+    estimate = estimate if upper is None else min(estimate, upper)
+    return Demand(estimate, usage, upper, ROUGH, f"{problem}; usage over the time it was not stalled")
 
 
 def _upper(cpu: CpuWindow, usage: float) -> float | None:
     """Return E, None where the threads seen don't account for the usage."""
-    if cpu.threads is None or not accounts_for(cpu.threads, usage):
-        return None
-    return max(usage, sum(thread_demand(thread) for thread in cpu.threads))
+    counted = cpu.counted
+    return None if counted is None else max(usage, sum(thread_demand(thread) for thread in counted))

@@ -21,7 +21,7 @@ Schedstat = tuple[int, int, int]
 class ThreadShare:
     """One thread inside a window, every field a share of the window's wall time.
 
-    `life`: how long it existed; `wait`: the mean length of one wait, which is how sharp `delay` is.
+    `life`: how long it was followed; `wait`: the mean length of one wait, which is how sharp `delay` is.
     """
 
     run: float
@@ -55,9 +55,18 @@ def read_threads(threads: Iterable[bytes], proc_root: str = "/proc") -> dict[byt
     return stats
 
 
+def unfollowed(run: float, delay: float) -> ThreadShare:
+    """Return a share for what threads did outside any pair of looks, when how long they lived isn't known.
+
+    No idle time is granted to it, so it counts with run + delay. That is the most it can stand for: a thread's term
+    life * run / (run + idle) is run + delay * run / (run + idle).
+    """
+    return ThreadShare(run, delay, run + delay)
+
+
 @dataclass
 class _Track:
-    """A thread's counters when the window (or its life) began and at the last look, with both times in seconds."""
+    """A thread's counters at the first and the last look at it, with both times in seconds."""
 
     first: Schedstat
     last: Schedstat
@@ -68,16 +77,17 @@ class _Track:
 class ThreadWindow:
     """Collects looks at one cgroup's threads and turns them into shares of the window.
 
-    A thread that appears between looks began half way between them with counters at zero; one that vanishes ended
-    half way to the next look, and what it did after its last look is lost (the estimator notices: its run time is
-    then missing from the cgroup's usage).
+    A thread is followed from its first look to its last. What it did before the first, if it began inside the window,
+    its counters tell; how long it took for that is not known. What it did after its last look is lost to schedstat
+    (the estimator notices: its run time is then missing from the cgroup's usage).
     """
 
     def __init__(self) -> None:
         self._tracks: dict[bytes, _Track] = {}
         self._ended: list[_Track] = []
+        self._born_run = self._born_delay = 0
         self._started: float | None = None
-        self._looked = 0.0
+        self.looked = 0.0
         self.complete = True
 
     def look(self, at: float, stats: dict[bytes, Schedstat] | None) -> None:
@@ -85,47 +95,57 @@ class ThreadWindow:
         if stats is None:
             self.complete = False
             return
-        begin = at if self._started is None else (self._looked + at) / 2
         tracks: dict[bytes, _Track] = {}
         for thread, now in stats.items():
             track = self._tracks.pop(thread, None)
-            if track is not None and now[0] >= track.last[0] and now[1] >= track.last[1]:
+            if track is not None and all(new >= old for new, old in zip(now, track.last, strict=True)):
                 track.last, track.seen = now, at
             else:
                 if track is not None:  # the id was given to a new thread
-                    self._end(track, begin)
-                track = self._new_track(now, begin, at)
+                    self._ended.append(track)
+                self._count_birth(now, at)
+                track = _Track(now, now, at, at)
             tracks[thread] = track
-        for track in self._tracks.values():
-            self._end(track, begin)
+        self._ended += self._tracks.values()
         self._tracks = tracks
         self._started = at if self._started is None else self._started
-        self._looked = at
+        self.looked = at
 
     def shares(self) -> list[ThreadShare] | None:
         """Return every thread seen as shares of the window, None before the second look or if a look failed."""
-        if not self.complete or self._started is None or self._looked <= self._started:
+        window = self.length
+        if not self.complete or not window:
             return None
-        window = self._looked - self._started
-        return [_share(track, window) for track in (*self._ended, *self._tracks.values())]
+        tracks = (*self._ended, *self._tracks.values())
+        shares = [_share(track, window) for track in tracks if track.seen > track.began]
+        if self._born_run + self._born_delay:
+            shares.append(unfollowed(self._born_run / 1e9 / window, self._born_delay / 1e9 / window))
+        return shares
 
-    def _new_track(self, now: Schedstat, begin: float, at: float) -> _Track:
-        if self._started is None:
-            return _Track(now, now, at, at)
-        if now[0] + now[1] > (at - self._looked) * 1e9:
-            # Older than the last look: it was moved in from another cgroup, what it did there is not ours.
-            return _Track(now, now, at, at)
-        return _Track((0, 0, 0), now, begin, at)
+    def totals(self) -> tuple[int, int]:
+        """Return (run ns, delay ns) of all that shares() counts."""
+        tracks = (*self._ended, *self._tracks.values())
+        return (
+            self._born_run + sum(track.last[0] - track.first[0] for track in tracks),
+            self._born_delay + sum(track.last[1] - track.first[1] for track in tracks),
+        )
 
-    def _end(self, track: _Track, at: float) -> None:
-        track.seen = at
-        self._ended.append(track)
+    @property
+    def length(self) -> float:
+        """Seconds from the first look to the last, 0 before the second."""
+        return 0.0 if self._started is None else self.looked - self._started
+
+    def _count_birth(self, now: Schedstat, at: float) -> None:
+        # More than fits between two looks: it was moved in from another cgroup, what it did there is not ours.
+        if self._started is not None and now[0] + now[1] <= (at - self.looked) * 1e9:
+            self._born_run += now[0]
+            self._born_delay += now[1]
 
 
 def _share(track: _Track, window: float) -> ThreadShare:
     run = (track.last[0] - track.first[0]) / 1e9 / window
     delay = (track.last[1] - track.first[1]) / 1e9 / window
     count = track.last[2] - track.first[2]
-    # Half a look's uncertainty about birth and death must not make a life shorter than what was done in it.
+    # A wait that began before the first look counts whole after it; no life is shorter than what was done in it.
     life = min(1.0, max((track.seen - track.began) / window, run + delay))
     return ThreadShare(run, delay, life, delay / max(1, count))

@@ -10,9 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ansible_collections.evenkeel.swarm.plugins.module_utils import _cgroup, _demand, _host
+from ansible_collections.evenkeel.swarm.plugins.module_utils import _cgroup, _demand, _host, _taskstats
 from ansible_collections.evenkeel.swarm.plugins.module_utils._containers import Container
-from ansible_collections.evenkeel.swarm.plugins.module_utils._schedstat import ThreadWindow, read_threads
+from ansible_collections.evenkeel.swarm.plugins.module_utils._schedstat import (
+    ThreadShare,
+    ThreadWindow,
+    read_threads,
+    unfollowed,
+)
 
 # From this length on a window is long enough to size a limit on; shorter ones are a look.
 VERDICT_SECONDS = 60.0
@@ -29,6 +34,8 @@ _RATES = (
     "burst_seconds",
     "run_seconds",
     "run_delay_seconds",
+    "exited_run_seconds",
+    "exited_delay_seconds",
     "runnable",
     "window_seconds",
 )
@@ -43,12 +50,23 @@ _ADDED = (
     "burst_seconds",
     "run_seconds",
     "run_delay_seconds",
+    "exited_run_seconds",
+    "exited_delay_seconds",
     "runnable",
     "threads",
     "oom_kills",
     "pids",
     "restarts",
 )
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the counters are read; `taskstats` None: schedstat alone."""
+
+    tree: _cgroup.Hierarchy
+    proc_root: str
+    taskstats: _taskstats.Taskstats | None
 
 
 @dataclass
@@ -63,6 +81,7 @@ class Watch:
     memory: _cgroup.MemoryReading | None = None
     pids: int | None = None
     threads: ThreadWindow = field(default_factory=ThreadWindow)
+    processes: _taskstats.ProcessWindow = field(default_factory=_taskstats.ProcessWindow)
     thread_count: int | None = None
 
 
@@ -72,27 +91,32 @@ def measure(
     interval: float,
     cgroup_root: str,
     proc_root: str,
+    *,
+    accounting: str = _taskstats.AUTO,
 ) -> dict[str, Any]:
     """Watch every container for `window` seconds and return the module's result: node, containers, tasks, services.
 
     `list_containers` is asked at both ends, so that a container paused, stopped or started in between is not
-    taken for one that ran through. Raises what it raises, and FileNotFoundError where there are no cgroups.
+    taken for one that ran through. Raises what it raises, FileNotFoundError where there are no cgroups, and
+    TaskstatsUnavailableError where `accounting` insists on taskstats that don't answer.
     """
     cpu_before = time.process_time()
     tree = _cgroup.hierarchy(cgroup_root)
+    taskstats, accounting_reason = _taskstats.choose(accounting, proc_root)
+    source = Source(tree, proc_root, taskstats)
     watches = _watch(list_containers(), tree)
     node_first = _host.read_host(tree, proc_root)
     for watch in watches:
-        watch.first = _look(watch, tree, proc_root)
+        watch.first = _look(watch, source)
     if window > 0:
         *between, end = look_times(time.monotonic(), window, interval)
         for due in between:
             _sleep_until(due)
-            _look_at_threads(watches, tree, proc_root)
+            _look_at_threads(watches, source)
         _sleep_until(end)
         for watch in watches:
-            watch.last = _look(watch, tree, proc_root)
-        watches = _compare_states(watches, list_containers(), tree, proc_root)
+            watch.last = _look(watch, source)
+        watches = _compare_states(watches, list_containers(), source)
     node_last = _host.read_host(tree, proc_root)
     for watch in watches:
         _read_levels(watch, tree)
@@ -101,6 +125,8 @@ def measure(
     drivers = {_cgroup.driver_of(watch.path) for watch in watches if watch.path}
     node |= {
         "cgroup_driver": drivers.pop() if len(drivers) == 1 else None,
+        "accounting": _taskstats.TASKSTATS if taskstats else _taskstats.SCHEDSTAT,
+        "accounting_reason": accounting_reason,
         "totals": roll_up(rows),
         "sampler_cpu_seconds": time.process_time() - cpu_before,
     }
@@ -175,31 +201,58 @@ def _sleep_until(due: float) -> None:
     time.sleep(max(0.0, due - time.monotonic()))
 
 
-def _look(watch: Watch, tree: _cgroup.Hierarchy, proc_root: str) -> _cgroup.CpuReading | None:
+def _look(watch: Watch, source: Source) -> _cgroup.CpuReading | None:
     if watch.path is None:
         return None
-    reading = _cgroup.read_cpu(tree, watch.path)
+    reading = _cgroup.read_cpu(source.tree, watch.path)
     if reading is not None:
-        _add_threads(watch, tree, reading.at, proc_root)
+        _add_threads(watch, source, reading.at, first=watch.first is None)
     return reading
 
 
-def _look_at_threads(watches: Sequence[Watch], tree: _cgroup.Hierarchy, proc_root: str) -> None:
+def _look_at_threads(watches: Sequence[Watch], source: Source) -> None:
     for watch in watches:
         if watch.first is not None:
-            _add_threads(watch, tree, time.monotonic(), proc_root)
+            _add_threads(watch, source, time.monotonic())
 
 
-def _add_threads(watch: Watch, tree: _cgroup.Hierarchy, at: float, proc_root: str) -> None:
-    threads = _cgroup.thread_ids(tree, watch.path or "")
-    stats = None if threads is None else read_threads(threads, proc_root)
+def _add_threads(watch: Watch, source: Source, at: float, first: bool = False) -> None:
+    # Processes before threads at the first look and after them at the others: what the processes did then covers what
+    # their threads did, and the difference, what ended threads did, is never too small.
+    if first:
+        _add_processes(watch, source)
+    threads = _cgroup.thread_ids(source.tree, watch.path or "")
+    stats = None if threads is None else read_threads(threads, source.proc_root)
     watch.thread_count = None if stats is None else len(stats)
+    since = watch.threads.looked
     watch.threads.look(at, stats)
+    if not first:
+        _add_processes(watch, source, since)
 
 
-def _compare_states(
-    watches: Sequence[Watch], now: Sequence[Container], tree: _cgroup.Hierarchy, proc_root: str
-) -> list[Watch]:
+def _add_processes(watch: Watch, source: Source, since: float = 0.0) -> None:
+    if source.taskstats is None:
+        watch.processes.look(None)
+        return
+    processes = _cgroup.process_ids(source.tree, watch.path or "")
+    sums = None if processes is None else source.taskstats.processes(processes)
+    born = _taskstats.born_since(watch.processes.newcomers(sums or ()), since, source.proc_root)
+    watch.processes.look(sums, born)
+
+
+def _ended(watch: Watch) -> ThreadShare | None:
+    """Return what threads did that ended between looks, as shares of the window; None if that was not counted."""
+    totals = watch.processes.totals()
+    if totals is None or not watch.threads.length:
+        return None
+    run, delay = (
+        max(0, total - followed) / 1e9 / watch.threads.length
+        for total, followed in zip(totals, watch.threads.totals(), strict=True)
+    )
+    return unfollowed(run, delay)
+
+
+def _compare_states(watches: Sequence[Watch], now: Sequence[Container], source: Source) -> list[Watch]:
     """Bring the watches up to the engine's second answer: gone ones are marked, new ones join without rates."""
     later = {container.id: container for container in now}
     for watch in watches:
@@ -209,9 +262,9 @@ def _compare_states(
         else:
             watch.state = container.state if container.state != "running" else watch.state
             watch.container = container
-    started = _watch(list(later.values()), tree)
+    started = _watch(list(later.values()), source.tree)
     for watch in started:
-        watch.last = _look(watch, tree, proc_root)
+        watch.last = _look(watch, source)
     return sorted([*watches, *started], key=lambda watch: watch.container.name)
 
 
@@ -241,12 +294,12 @@ def _rates(watch: Watch, window: float, node_idle: float | None) -> dict[str, An
         limit_problem=_limit_problem(first.limit, last.limit),
         throttled_periods=throttled,
         threads=threads,
+        ended=_ended(watch),
         node_idle=node_idle,
         pressure_full=pressure["full"]["share"] if pressure and "full" in pressure else None,
     )
     # Sums over threads are only a measurement if no thread was missed.
-    complete = threads is not None and cpu.usage is not None and _demand.accounts_for(threads, cpu.usage)
-    counted = threads if complete else None
+    counted = cpu.counted
     # A frozen thread neither runs nor waits: what it would want can't be seen.
     paused = watch.state == "paused"
     demand = _demand.unknown_demand(cpu.usage, "it is paused") if paused else _demand.estimate_demand(cpu)
@@ -262,6 +315,8 @@ def _rates(watch: Watch, window: float, node_idle: float | None) -> dict[str, An
         "pressure": pressure,
         "run_seconds": None if counted is None else elapsed * sum(thread.run for thread in counted),
         "run_delay_seconds": None if counted is None else elapsed * sum(thread.delay for thread in counted),
+        "exited_run_seconds": None if cpu.ended is None else elapsed * cpu.ended.run,
+        "exited_delay_seconds": None if cpu.ended is None else elapsed * cpu.ended.delay,
         "runnable": None if counted is None else _demand.runnable(counted),
         "threads": watch.thread_count,
         "demand": asdict(demand),

@@ -80,6 +80,18 @@ options:
       - Where the proc file system of the host is mounted.
     type: path
     default: /proc
+  accounting:
+    description:
+      - How the run time and the run delay of threads are counted.
+      - V(schedstat) reads each thread that exists at a look. What a thread did between its last look and its end is
+        lost, and where that is more than 5 % of the usage the sums over threads are V(null).
+      - V(taskstats) also asks the kernel for the sum of each process, in which its ended threads stay counted. Needs
+        C(CAP_NET_ADMIN), so root. Whole processes that come and go between two looks remain unseen. Fails where
+        taskstats don't answer.
+      - V(auto) is V(taskstats) where they answer and were found to agree with schedstat, else V(schedstat).
+    type: str
+    choices: [auto, taskstats, schedstat]
+    default: auto
 """
 
 EXAMPLES = r"""
@@ -97,6 +109,11 @@ EXAMPLES = r"""
   when:
     - item.throttled_ratio is not none
     - item.throttled_ratio > 0.25
+
+- name: Fail rather than miss what short-lived threads did
+  evenkeel.swarm.throttling_info:
+    window: 60
+    accounting: taskstats
 
 - name: Take one look at memory and limits, without waiting
   evenkeel.swarm.throttling_info:
@@ -149,6 +166,14 @@ node:
     window_seconds:
       description: Length of the window, measured.
       type: float
+    accounting:
+      description: V(taskstats) if threads that ended are counted too, else V(schedstat).
+      type: str
+      sample: taskstats
+    accounting_reason:
+      description: Why it is that one.
+      type: str
+      sample: taskstats answer here, threads that ended are counted too
     sampler_cpu_seconds:
       description: CPU time this module used for all its looks.
       type: float
@@ -220,6 +245,14 @@ containers:
     run_delay_seconds:
       description: Time the threads were ready to run and did not, throttled or waiting for others, summed over threads.
       type: float
+    exited_run_seconds:
+      description:
+        - Part of C(run_seconds) of threads that ended, from the last look that saw them on. V(null) with schedstat
+          alone.
+      type: float
+    exited_delay_seconds:
+      description: Part of C(run_delay_seconds) of threads that ended, likewise.
+      type: float
     runnable:
       description: How many threads ran or wanted to run, on average.
       type: float
@@ -290,6 +323,12 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.evenkeel.swarm.plugins.module_utils._cgroup import DEFAULT_CGROUP_ROOT
 from ansible_collections.evenkeel.swarm.plugins.module_utils._containers import list_containers
 from ansible_collections.evenkeel.swarm.plugins.module_utils._engine import DEFAULT_DOCKER_HOST, EngineError
+from ansible_collections.evenkeel.swarm.plugins.module_utils._taskstats import (
+    AUTO,
+    CHOICES,
+    TASKSTATS,
+    TaskstatsUnavailableError,
+)
 from ansible_collections.evenkeel.swarm.plugins.module_utils._throttling import measure
 
 LONGEST_WINDOW = 86400.0
@@ -314,6 +353,7 @@ def define_module() -> AnsibleModule:
             "docker_host": {"type": "str", "default": DEFAULT_DOCKER_HOST},
             "cgroup_root": {"type": "path", "default": DEFAULT_CGROUP_ROOT},
             "proc_root": {"type": "path", "default": "/proc"},
+            "accounting": {"type": "str", "choices": list(CHOICES), "default": AUTO},
         },
         supports_check_mode=True,
     )
@@ -333,7 +373,10 @@ def main() -> None:
             interval=options["interval"],
             cgroup_root=options["cgroup_root"],
             proc_root=options["proc_root"],
+            accounting=options["accounting"],
         )
+    except TaskstatsUnavailableError as error:
+        module.fail_json(msg=f"accounting={TASKSTATS} is not possible here: {error}; use {AUTO} or run as root")
     except (EngineError, FileNotFoundError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=False, **result)

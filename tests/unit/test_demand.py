@@ -17,7 +17,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._demand import (
     runnable,
     thread_demand,
 )
-from ansible_collections.evenkeel.swarm.plugins.module_utils._schedstat import ThreadShare
+from ansible_collections.evenkeel.swarm.plugins.module_utils._schedstat import ThreadShare, unfollowed
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -155,6 +155,44 @@ def test_a_never_idle_thread_hides_among_idle_ones() -> None:
     assert demand.upper == pytest.approx(1.02, abs=0.01)
 
 
+# What threads did that ended between looks: run, delay.
+BRIEF, LONG_HELD_UP = unfollowed(0.01, 0.02), unfollowed(0.05, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("change", "regime", "estimate", "upper"),
+    [
+        pytest.param({}, "saturated", 1.213, 1.213, id="none ended"),
+        pytest.param({"ended": unfollowed(0, 0)}, "saturated", 1.213, 1.213, id="they did nothing"),
+        pytest.param({"ended": BRIEF}, "saturated", 1.243, 1.243, id="they hide less than an estimate's error"),
+        pytest.param({"ended": LONG_HELD_UP}, "unidentifiable", None, 1.763, id="they hide too much"),
+        pytest.param({"ended": LONG_HELD_UP, "pressure_full": 0.8}, "rough", 1.25, 1.763, id="PSI instead"),
+        pytest.param({"ended": LONG_HELD_UP, "pressure_full": 0.9}, "rough", 1.763, 1.763, id="PSI, within bounds"),
+        pytest.param(
+            {"threads": CLOSED[:3], "ended": unfollowed(0.0625, 0)}, "saturated", 0.972, 0.972, id="account for usage"
+        ),
+        pytest.param(
+            {"threads": CLOSED[:3], "ended": unfollowed(0.02, 0)}, "unidentifiable", None, None, id="not all of it"
+        ),
+    ],
+)
+def test_ended_threads_count_with_run_and_delay(
+    change: dict[str, object], regime: str, estimate: float | None, upper: float | None
+) -> None:
+    demand = estimate_demand(replace(BASE, **change))  # type: ignore[arg-type]
+    assert demand.regime == regime
+    assert demand.estimate == (None if estimate is None else pytest.approx(estimate, abs=0.001))
+    assert demand.upper == (None if upper is None else pytest.approx(upper, abs=0.001))
+
+
+def test_a_never_idle_thread_that_was_let_run_hides_nothing() -> None:
+    """It has what it wants, whatever that is for."""
+    threads = [*CLOSED, ThreadShare(0.98, 0.01)]
+    demand = estimate_demand(replace(BASE, usage=1.23, limit=1.23, threads=threads))
+    assert demand.regime == "saturated"
+    assert demand.estimate == pytest.approx(2.213, abs=0.001)
+
+
 def test_open_loop_backlog_of_the_truth_table_is_unidentifiable() -> None:
     threads = [*[ThreadShare(0.048, 0.952)] * 4, ThreadShare(0.008, 0.9)]
     demand = estimate_demand(replace(BASE, usage=0.2, limit=0.2, threads=threads))
@@ -179,6 +217,7 @@ optional_share = st.none() | st.floats(0, 1)
         window=st.floats(0.01, 600),
         throttled_periods=st.none() | st.integers(0, 6000),
         threads=st.none() | st.lists(shares, max_size=5),
+        ended=st.none() | st.builds(unfollowed, st.floats(0, 4), st.floats(0, 4)),
         node_idle=optional_share,
         pressure_full=optional_share,
     )

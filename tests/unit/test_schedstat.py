@@ -9,11 +9,14 @@ import threading
 from pathlib import Path
 
 import pytest
+from ansible_collections.evenkeel.swarm.plugins.module_utils._demand import never_idle, thread_demand
 from ansible_collections.evenkeel.swarm.plugins.module_utils._schedstat import (
     Schedstat,
+    ThreadShare,
     ThreadWindow,
     parse_schedstat,
     read_threads,
+    unfollowed,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -75,16 +78,33 @@ def test_shares_of_a_thread_that_is_there_from_end_to_end() -> None:
     assert share.wait == pytest.approx(0.8 / 40)
 
 
-def test_a_thread_born_inside_counts_from_zero_and_half_a_look_back() -> None:
-    looks = window((0.0, {}), (5.0, {}), (6.0, {b"1": (S // 10, S // 10, 1)}), (10.0, {b"1": (S, S, 9)}))
-    [share] = looks.shares() or []
-    assert (share.run, share.delay, share.life) == pytest.approx((0.1, 0.1, 0.45))
+def test_a_thread_born_inside_is_followed_from_its_first_look_and_counts_before() -> None:
+    looks = window((0.0, {}), (5.0, {}), (6.0, {b"1": (S // 10, S // 5, 1)}), (10.0, {b"1": (S, S, 9)}))
+    [share, before] = looks.shares() or []
+    assert (share.run, share.delay, share.life) == pytest.approx((0.09, 0.08, 0.4))
+    # Its life before the first look isn't known: no idle time is granted to it.
+    assert (before.run, before.delay, before.life) == pytest.approx((0.01, 0.02, 0.03))
+    assert looks.totals() == (S, S)
 
 
-def test_a_thread_that_ends_inside_keeps_what_was_seen() -> None:
+def test_a_thread_seen_once_counts_with_what_it_did() -> None:
+    looks = window((0.0, {}), (5.0, {b"1": (S, 2 * S, 1)}), (10.0, {}))
+    [before] = looks.shares() or []
+    assert (before.run, before.delay, before.life) == pytest.approx((0.1, 0.2, 0.3))
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+def test_no_share_of_a_thread_counts_more_than_run_and_delay(run: float, delay: float, idle: float) -> None:
+    """The bound that unfollowed() rests on, over the estimator's own formula."""
+    thread = ThreadShare(run, delay, run + delay + idle)
+    if not never_idle(thread):
+        assert thread_demand(thread) <= thread_demand(unfollowed(run, delay)) + 1e-9
+
+
+def test_a_thread_that_ends_inside_is_followed_to_its_last_look() -> None:
     looks = window((0.0, {b"1": (S, S, 1)}), (5.0, {b"1": (2 * S, 3 * S, 3)}), (10.0, {}))
     [share] = looks.shares() or []
-    assert (share.run, share.delay, share.life) == pytest.approx((0.1, 0.2, 0.75))
+    assert (share.run, share.delay, share.life) == pytest.approx((0.1, 0.2, 0.5))
 
 
 def test_a_thread_moved_in_does_not_bring_its_past() -> None:

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.swarm.plugins.module_utils import _throttling
+from ansible_collections.evenkeel.swarm.plugins.module_utils import _taskstats, _throttling
 from ansible_collections.evenkeel.swarm.plugins.module_utils._containers import Container
 
 A, B = "a" * 64, "b" * 64
@@ -142,6 +142,73 @@ def test_a_window_over_two_tasks_of_a_service(machine: Machine) -> None:
     assert node["cpu_idle_share"] == pytest.approx(0.5)
     assert (node["cgroup_version"], node["cgroup_driver"]) == ("v2", "cgroupfs")
     assert node["totals"]["cpu_used"] == pytest.approx(0.75, rel=1e-3)
+
+
+class Sums(_taskstats.Taskstats):
+    """Taskstats whose answers are made of the time that has passed."""
+
+    def __init__(self, answer: Callable[[], dict[bytes, tuple[int, int, int]] | None]) -> None:
+        self.answer = answer
+
+    def processes(self, pids: Iterable[bytes]) -> dict[bytes, tuple[int, int, int]] | None:
+        sums = self.answer()
+        return None if sums is None else {pid: sums[pid] for pid in pids if pid in sums}
+
+
+@pytest.fixture
+def sums(machine: Machine, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Sums]:
+    """Machine with one process that has the thread seen in A and, in `ended`, what other threads did each second."""
+    machine.start(A)
+    (machine.directory(A) / "cgroup.procs").write_text("97\n")
+
+    def use(ended: float = 0.0, fails: Callable[[float], bool] = lambda _: False) -> Sums:
+        def answer() -> dict[bytes, tuple[int, int, int]] | None:
+            elapsed = clock.now - 1000.0
+            run, delay = elapsed * (0.25 + ended), elapsed * (0.75 + 10 * ended)
+            return (
+                None if fails(elapsed) else {b"97": (round(run * SECOND), round(delay * SECOND), round(elapsed * 10))}
+            )
+
+        source = Sums(answer)
+        monkeypatch.setattr(_taskstats, "choose", lambda *_: (source, "as asked for"))
+        return source
+
+    return use
+
+
+def test_ended_threads_are_counted_with_taskstats(machine: Machine, sums: Callable[..., Sums]) -> None:
+    sums(ended=0.01)
+    result = measure(machine, [container(A)])
+    [row] = result["containers"]
+    assert (row["exited_run_seconds"], row["exited_delay_seconds"]) == (pytest.approx(0.1), pytest.approx(1.0))
+    assert row["run_seconds"] == pytest.approx(2.6)
+    assert row["run_delay_seconds"] == pytest.approx(8.5)
+    assert row["runnable"] == pytest.approx(1.11)
+    assert row["demand"]["upper"] == pytest.approx(1.11)
+    assert result["services"][0]["exited_delay_seconds"] == pytest.approx(1.0)
+    assert (result["node"]["accounting"], result["node"]["accounting_reason"]) == ("taskstats", "as asked for")
+
+
+def test_without_ended_threads_they_are_zero(machine: Machine, sums: Callable[..., Sums]) -> None:
+    sums()
+    [row] = measure(machine, [container(A)])["containers"]
+    assert (row["exited_run_seconds"], row["exited_delay_seconds"]) == (pytest.approx(0), pytest.approx(0))
+
+
+@pytest.mark.parametrize("second", [0, 5, 10])
+def test_taskstats_that_fail_once_leave_schedstat(machine: Machine, sums: Callable[..., Sums], second: int) -> None:
+    sums(ended=0.01, fails=lambda elapsed: elapsed == second)
+    [row] = measure(machine, [container(A)])["containers"]
+    assert (row["exited_run_seconds"], row["exited_delay_seconds"]) == (None, None)
+    assert row["runnable"] == pytest.approx(1.0)
+
+
+def test_schedstat_alone_knows_nothing_of_ended_threads(machine: Machine) -> None:
+    machine.start(A)
+    result = measure(machine, [container(A)])
+    assert result["containers"][0]["exited_run_seconds"] is None
+    assert result["node"]["accounting"] == "schedstat"
+    assert "does not show this process's own pid namespace" in result["node"]["accounting_reason"]
 
 
 def test_a_minute_is_verdict_grade(machine: Machine) -> None:
