@@ -9,8 +9,11 @@ from pathlib import Path
 
 QEMU = "qemu-system-x86_64"
 KVM = ("-accel", "kvm", "-cpu", "host")
-#: Several host threads. Without -cx16 QEMU 7.2 crashes the guest's memory allocator; -la57 saves a page table level.
-EMULATION = ("-accel", "tcg,thread=multi", "-cpu", "max,-cx16,-la57")
+#: Without -cx16 QEMU 7.2 crashes the guest's memory allocator; -la57 saves a page table level.
+#: -icount: the guest's clock counts its instructions, 4 ns each. Against real time, what other work on this machine
+#: takes from the emulator would look in the guest like work of its own programs, never like stolen time: wrong answers
+#: from a guest that seems idle (seen: estimates 10 % off). It needs one host thread for all processors.
+EMULATION = ("-accel", "tcg,thread=single", "-icount", "shift=2,sleep=on", "-cpu", "max,-cx16,-la57")
 #: mitigations=off: costly under emulation, and the guest runs nothing of anybody else.
 KERNEL_OPTIONS = "root=/dev/vda rw console=ttyS0 mitigations=off panic=-1"
 #: A kernel without a disk says this at the end of its own start.
