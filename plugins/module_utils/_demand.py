@@ -144,7 +144,7 @@ def estimate_demand(cpu: CpuWindow) -> Demand:
         return _unsaturated(cpu, cpu.usage, upper)
     missing = _missing_threads(cpu, upper)
     if missing:
-        return _without_threads(cpu, cpu.usage, upper, missing)
+        return _without_threads(cpu, cpu.usage, missing)
     return _saturated_demand(cpu.counted or (), cpu.usage, upper)
 
 
@@ -276,7 +276,9 @@ def _missing_threads(cpu: CpuWindow, upper: float | None) -> str | None:
     return None
 
 
-def _without_threads(cpu: CpuWindow, usage: float, upper: float | None, problem: str) -> Demand:
+def _without_threads(cpu: CpuWindow, usage: float, problem: str) -> Demand:
+    # Whoever starts threads that come and go waits for them: its idle time is no pause of its own, so E is no bound.
+    upper = None if cpu.counted is None else max(usage, runnable(cpu.counted))
     if cpu.pressure_full is None or cpu.pressure_full >= 1:
         return Demand(None, usage, upper, UNIDENTIFIABLE, problem)
     estimate = usage / (1 - cpu.pressure_full)

@@ -5,21 +5,29 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.change import variants
 from benchmarks.no_change import restate
+from benchmarks.plot import Line, draw
 from benchmarks.report import Report, Series, at_most, ratio
-from lab.estate import load, spec
+from benchmarks.threads import fit, slopes
+from benchmarks.truth import Sample, counted, load, report
+from lab.estate import load as load_estate
+from lab.estate import spec
+from lab.limited import ATTEMPTS, TRUTH_TABLE, is_right
 
 REFERENCES = {"app": "registry:5000/app@sha256:1", "postgres": "registry:5000/pg@sha256:2", "redis": "r@sha256:3"}
 
 
 def estate_specs() -> list[dict[str, Any]]:
-    estate = load()
+    estate = load_estate()
     return [
         spec(name, {**entry, "secrets": {}, "configs": {}}, "net", REFERENCES, 0.02)
         for name, entry in estate["estate_services"].items()
@@ -60,3 +68,75 @@ def test_restating_a_spec_leaves_nothing_of_it_out() -> None:
         assert options["replicas"] == one["Mode"]["Replicated"]["Replicas"]
         assert options["stop_grace_period"] == f"{container['StopGracePeriod'] // 1000}us"
         assert options["networks"] == ["dokploy-network"]
+
+
+def test_a_cost_that_grows_linearly_has_one_slope() -> None:
+    line = [(500, 0.006), (1000, 0.011), (5000, 0.051)]
+    assert slopes(line) == pytest.approx([1e-5, 1e-5])
+    assert fit(line) == pytest.approx((1e-5, 1e-3))
+
+
+def test_a_chart_is_a_file_of_its_own(tmp_path: Path) -> None:
+    draw(tmp_path / "results" / "x.svg", [Line("a", [(0, 0), (1, 2)]), Line("b", [(0, 1), (1, 1)])], x="n", y="ms")
+    assert "<svg" in (tmp_path / "results" / "x.svg").read_text()
+
+
+# --- the truth table ---
+
+ROW = TRUTH_TABLE[2]
+SAMPLE = Sample(ROW.name, 1.2, 0.5, 0.25, 1.0, 1.2, 1.2, "saturated", wrong=False)
+SPOILT = replace(SAMPLE, idle=0.01)
+
+
+@pytest.mark.parametrize(
+    ("demand", "right"),
+    [
+        ({"estimate": 1.25, "lower": 0.25, "upper": 1.25}, True),
+        ({"estimate": 1.27, "lower": 0.25, "upper": 1.27}, False),
+        ({"estimate": None, "lower": 0.25, "upper": 4.0}, True),
+        ({"estimate": None, "lower": 0.25, "upper": 1.1}, False),
+        ({"estimate": None, "lower": 1.3, "upper": 4.0}, False),
+        ({"estimate": None, "lower": 0.25, "upper": None}, True),
+    ],
+)
+def test_an_answer_is_the_truth_or_an_interval_that_holds_it(demand: dict[str, float | None], right: bool) -> None:
+    assert is_right(demand, 1.2) is right
+
+
+@pytest.mark.parametrize(
+    ("samples", "count"),
+    [
+        ([], 0),
+        ([SAMPLE, SAMPLE], 2),
+        ([SPOILT], 0),
+        ([SPOILT, SAMPLE], 1),
+        ([SPOILT] * ATTEMPTS, 1),
+        ([SPOILT] * ATTEMPTS + [SAMPLE], 2),
+        ([replace(SAMPLE, row="another")], 0),
+    ],
+)
+def test_a_spoilt_window_counts_only_as_the_last_attempt(samples: list[Sample], count: int) -> None:
+    assert len(counted(samples, ROW)) == count
+
+
+def test_samples_go_on_unless_the_estimator_has_changed(tmp_path: Path) -> None:
+    path = tmp_path / "samples.jsonl"
+    assert load(path, "r1") == []
+    with path.open("a") as file:
+        file.write(json.dumps(asdict(SAMPLE)) + "\n")
+    assert load(path, "r1") == [SAMPLE]
+    assert load(path, "r2") == []
+    assert load(path, "r1") == []
+
+
+def test_a_wrong_answer_fails_the_report_even_if_the_window_was_spoilt() -> None:
+    good = report([SAMPLE, replace(SAMPLE, upper=1.25, estimate=None, regime="unidentifiable")])
+    assert good.passed
+    assert "2 windows in all, 0 of them spoilt" in good.text()
+    assert "1 saturated, 1 unidentifiable; 1 of 2 null" in good.text()
+    bad = report([SAMPLE, replace(SPOILT, wrong=True), SAMPLE])
+    assert not bad.passed
+
+
+def test_an_upper_bound_off_the_specification_fails_the_report() -> None:
+    assert not report([replace(SAMPLE, upper=1.3)]).passed

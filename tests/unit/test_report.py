@@ -36,6 +36,8 @@ def container(service: str, **changed: Any) -> dict[str, Any]:
         "pressure": None,
         "run_seconds": 2.5,
         "run_delay_seconds": 9.5,
+        "exited_run_seconds": None,
+        "exited_delay_seconds": None,
         "runnable": 1.2,
         "threads": 4,
         "demand": {"estimate": 1.2, "lower": 0.25, "upper": 1.2, "regime": "saturated", "reason": "held"},
