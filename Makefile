@@ -53,6 +53,18 @@ lab-down: setup ## Remove the lab and nothing else
 test: setup ## All tests: lint, unit, the page in Chromium, real cgroups, the lab, molecule (make test-unit: only what needs no lab)
 	tests/run
 
+.PHONY: test-vm
+test-vm: setup ## Real-cgroup tests and Docker in a virtual machine with cgroup v2 (LAB_DEBIAN=trixie or bookworm)
+	tests/vm/run
+
+.PHONY: vm-up
+vm-up: setup ## Boot that virtual machine and leave it up
+	$(BIN)/python -m lab.vm up
+
+.PHONY: vm-down
+vm-down: setup ## Stop it; its disk stays for the next time
+	$(BIN)/python -m lab.vm down
+
 .PHONY: test-unit
 test-unit: setup ## Unit tests
 	$(BIN)/pytest tests/unit

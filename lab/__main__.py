@@ -7,7 +7,7 @@ import shutil
 import sys
 from dataclasses import replace
 
-from lab import estate, hosts, images, swarm
+from lab import estate, hosts, images, swarm, vm
 from lab.engine import OwnEngine, connect
 from lab.run import LabError, fail, say
 from lab.settings import HOSTS, Settings, from_environment
@@ -39,17 +39,16 @@ def down(settings: Settings) -> None:
         say("No engine, so no lab.")
     else:
         hosts.down(engine, settings)
-        others = hosts.labs(engine)
+        others = hosts.release(engine, settings)
         if others:
             say(f"Other labs are up, so their engine goes on: {', '.join(others)}")
-        else:
-            OwnEngine(settings).stop()
     shutil.rmtree(settings.directory, ignore_errors=True)
     say(f"Lab {settings.name!r} is gone. Its images are kept for the next time; `make clean` removes them.")
 
 
 def clean(settings: Settings) -> None:
-    """Remove every trace of this checkout's labs: the labs, their images, the engine's store."""
+    """Remove every trace of this checkout's labs: virtual machines, the labs, their images, the engine's store."""
+    vm.down_all(settings)
     engine = connect(settings, start=False)
     prefix = f"evenkeel-{settings.checkout}-"
     for network in hosts.labs(engine) if engine else []:

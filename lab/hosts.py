@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lab import images
-from lab.engine import Engine
+from lab.engine import Engine, OwnEngine
 from lab.run import LabError, run, step
 from lab.settings import HOSTS, Settings
 
@@ -35,7 +35,7 @@ ALMOST_PRIVILEGED = (
 def up(engine: Engine, settings: Settings) -> None:
     """Bring network, registry and hosts up, or find them up; then write the SSH configuration."""
     settings.directory.mkdir(parents=True, exist_ok=True)
-    key = _ssh_key(settings)
+    key = ssh_key(settings.directory / "id_ed25519", f"evenkeel lab {settings.name}")
     image = images.host(engine, settings)
     subnet = _network(engine, settings)
     _registry(engine, settings, subnet)
@@ -127,6 +127,36 @@ def tunnel(settings: Settings, host: str, socket: Path) -> Iterator[None]:
         client.wait()
 
 
+def ssh_key(path: Path, comment: str) -> str:
+    """Return the public half of a key pair at path, made on the first call."""
+    if not path.exists():
+        run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", path])
+    return path.with_suffix(".pub").read_text()
+
+
+def write_ssh_config(settings: Settings, ports: dict[str, tuple[int, str]]) -> None:
+    """Write ssh_config and known_hosts for hosts on 127.0.0.1: name -> (port, the host's public key)."""
+    blocks, known = [], []
+    for name, (port, host_key) in ports.items():
+        known.append(f"[127.0.0.1]:{port} {' '.join(host_key.split()[:2])}")
+        blocks.append(
+            f"Host {name}.{settings.name}\n    HostName 127.0.0.1\n    Port {port}\n    User root\n"
+            f'    IdentityFile "{settings.directory}/id_ed25519"\n    IdentitiesOnly yes\n'
+            f'    UserKnownHostsFile "{settings.directory}/known_hosts"\n    StrictHostKeyChecking yes\n'
+            "    LogLevel ERROR\n"
+        )
+    (settings.directory / "known_hosts").write_text("\n".join(known) + "\n")
+    _write_if_changed(settings.ssh_config, "\n".join(blocks))
+
+
+def release(engine: Engine, settings: Settings) -> list[str]:
+    """Return the labs that are up; without any, stop the engine that a lab had started."""
+    others = labs(engine)
+    if not others:
+        OwnEngine(settings).stop()
+    return others
+
+
 def cpu_set(host: str, vcpus: int, cores: int) -> str:
     """CPUs of this machine for a host: kvm4 from the first, kvm2 from the last, as many as there are up to vcpus.
 
@@ -135,14 +165,6 @@ def cpu_set(host: str, vcpus: int, cores: int) -> str:
     count = min(vcpus, cores)
     first = 0 if host == "kvm4" else cores - count
     return f"{first}-{first + count - 1}"
-
-
-def _ssh_key(settings: Settings) -> str:
-    """Return the lab's public key, made on the first call."""
-    key = settings.directory / "id_ed25519"
-    if not key.exists():
-        run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"evenkeel lab {settings.name}", "-f", key])
-    return key.with_suffix(".pub").read_text()
 
 
 def _network(engine: Engine, settings: Settings) -> ipaddress.IPv4Network:
@@ -222,21 +244,14 @@ def _wait_for_boot(engine: Engine, container: str) -> None:
 
 
 def _write_ssh_config(engine: Engine, settings: Settings) -> None:
-    """Write ssh_config and known_hosts. A container that starts again has another port, so all is read anew."""
-    blocks, known = [], []
+    """Point the SSH configuration at the hosts. A container that starts again has another port, so all is read anew."""
+    ports = {}
     for name in HOSTS:
         container = settings.container(name)
         port = engine.docker("port", container, "22/tcp").splitlines()[0].rpartition(":")[2]
-        host_key = engine.docker("exec", container, "cat", "/etc/ssh/ssh_host_ed25519_key.pub").split()[:2]
-        known.append(f"[127.0.0.1]:{port} {' '.join(host_key)}")
-        blocks.append(
-            f"Host {name}.{settings.name}\n    HostName 127.0.0.1\n    Port {port}\n    User root\n"
-            f'    IdentityFile "{settings.directory}/id_ed25519"\n    IdentitiesOnly yes\n'
-            f'    UserKnownHostsFile "{settings.directory}/known_hosts"\n    StrictHostKeyChecking yes\n'
-            "    LogLevel ERROR\n"
-        )
-    (settings.directory / "known_hosts").write_text("\n".join(known) + "\n")
-    _write_if_changed(settings.ssh_config, "\n".join(blocks))
+        host_key = engine.docker("exec", container, "cat", "/etc/ssh/ssh_host_ed25519_key.pub")
+        ports[name] = (int(port), host_key)
+    write_ssh_config(settings, ports)
 
 
 def _write_if_changed(path: Path, text: str) -> None:

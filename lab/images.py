@@ -68,6 +68,13 @@ def host(engine: Engine, settings: Settings) -> str:
     )
 
 
+def virtual_machine(engine: Engine, settings: Settings) -> str:
+    """Return the image whose root file system becomes the virtual machine's disk: a lab host with a kernel."""
+    return _build(
+        engine, f"vm-{settings.debian}", IMAGES / "vm", settings.debian, arguments={"BASE": host(engine, settings)}
+    )
+
+
 def registry(engine: Engine) -> str:
     """Return the image of the lab's registry."""
     return _build(engine, "registry", IMAGES / "registry", WORKLOAD_DEBIAN)
@@ -86,6 +93,16 @@ def remove(engine: Engine) -> None:
         engine.docker("rmi", "-f", *dict.fromkeys(made))
 
 
+def fingerprint(arguments: object, *folders: Path) -> str:
+    """Return twelve hexadecimal digits that change with the arguments and with any file in the folders."""
+    content = hashlib.sha256(repr(arguments).encode())
+    for folder in folders:
+        for file in sorted(folder.rglob("*")):
+            if file.is_file():
+                content.update(file.name.encode() + file.read_bytes())
+    return content.hexdigest()[:12]
+
+
 def _build(
     engine: Engine,
     name: str,
@@ -98,11 +115,7 @@ def _build(
     """Build an image unless one from exactly these files and arguments is there. The tag carries their hash."""
     from_image = base(engine, release)
     arguments = {"BASE": from_image, **(arguments or {})}
-    content = hashlib.sha256(repr((sorted(arguments.items()), target)).encode())
-    for file in sorted(folder.rglob("*")):
-        if file.is_file():
-            content.update(file.name.encode() + file.read_bytes())
-    image = f"evenkeel-lab/{name}:{content.hexdigest()[:12]}"
+    image = f"evenkeel-lab/{name}:{fingerprint((sorted(arguments.items()), target), folder)}"
     if engine.exists("image", image):
         return image
     proxies = [name for name in ("http_proxy", "https_proxy", "no_proxy") if os.environ.get(name)]

@@ -145,6 +145,9 @@ def estimate_demand(cpu: CpuWindow) -> Demand:
     missing = _missing_threads(cpu, upper)
     if missing:
         return _without_threads(cpu, cpu.usage, missing)
+    if upper is not None and not _throttled_often(cpu) and not _narrow(cpu.usage, upper):
+        reason = "at its limit but seldom throttled: what it worked off after a burst looks like demand"
+        return Demand(None, cpu.usage, upper, UNIDENTIFIABLE, reason)
     return _saturated_demand(cpu.counted or (), cpu.usage, upper)
 
 
@@ -214,7 +217,7 @@ def _unsaturated(cpu: CpuWindow, usage: float, upper: float | None) -> Demand:
 
 def _held_up(cpu: CpuWindow, usage: float, upper: float | None) -> str | None:
     """Say what kept a container below its limit from using what it wanted, None if nothing did."""
-    if upper is not None and upper - usage <= max(NARROW_SHARE * usage, NARROW_CORES):
+    if upper is not None and _narrow(usage, upper):
         return None
     if cpu.node_idle is None:
         return "the node's idle time was not measured"
@@ -223,6 +226,10 @@ def _held_up(cpu: CpuWindow, usage: float, upper: float | None) -> str | None:
     if cpu.limit is None or cpu.throttled_periods == 0:
         return "no limit cut in, yet its threads waited for a CPU" if upper is not None else None
     return _held_up_in_turns(cpu, usage, cpu.limit)
+
+
+def _narrow(usage: float, upper: float) -> bool:
+    return upper - usage <= max(NARROW_SHARE * usage, NARROW_CORES)
 
 
 def _held_up_in_turns(cpu: CpuWindow, usage: float, limit: float) -> str | None:

@@ -29,6 +29,7 @@ from lab.limited import (
     busy_threads,
     closed_loop,
     is_right,
+    limit_for,
     observe,
     short_lived_processes,
     short_lived_threads,
@@ -69,7 +70,7 @@ def test_busy_threads_are_all_counted_and_hide_what_they_want(group: LimitedGrou
 def test_the_estimate_is_the_truth_or_null(group: LimitedGroup, truths: dict[str, float], row: Row) -> None:
     wanted = truths.setdefault(row.program, truths.get(row.program) or true_demand(group, row))
     for _ in range(ATTEMPTS):
-        seen = observe(group, PROGRAMS[row.program](), row.limit)
+        seen = observe(group, PROGRAMS[row.program](), limit_for(row, wanted))
         demand, idle = seen["container"]["demand"], seen["node"]["cpu_idle_share"]
         print(f"SEEN {row.name}: truth {wanted:.4f} idle {idle:.2f} {summary(seen['container'])}")
         if demand["regime"] in row.regimes and is_right(demand, wanted):

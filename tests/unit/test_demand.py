@@ -89,7 +89,18 @@ def test_runnable() -> None:
         pytest.param({"usage": 0.2}, "saturated", 1.213, id="throttled in every period though below the limit"),
         pytest.param({"usage": 0.2, "throttled_periods": 80}, "unsaturated", 0.2, id="bursts"),
         pytest.param({"usage": 0.242, "throttled_periods": 40}, "unsaturated", 0.242, id="just below 97 %"),
-        pytest.param({"usage": 0.243, "throttled_periods": 40}, "saturated", 1.213, id="at 97 %"),
+        pytest.param({"usage": 0.243, "throttled_periods": 50}, "saturated", 1.213, id="at 97 %"),
+        # As measured: an open loop of 0.310 cores that caught up after being held up once.
+        pytest.param(
+            {"usage": 0.314, "limit": 0.3234, "throttled_periods": 20, "threads": [ThreadShare(0.0628, 0.138)] * 5},
+            *("unidentifiable", None),
+            id="at 97 %, seldom throttled",
+        ),
+        pytest.param(
+            {"usage": 0.312, "limit": 0.32, "throttled_periods": 20, "threads": [ThreadShare(0.0624, 0.03)] * 5},
+            *("saturated", 0.3216),
+            id="seldom throttled, waiting cost next to nothing",
+        ),
         pytest.param({"usage": 0.239, "throttled_periods": 80}, "unidentifiable", None, id="a period below 97 %"),
         pytest.param({"usage": 0.22, "throttled_periods": 80}, "unsaturated", 0.22, id="bursts at 88 %"),
         pytest.param({"usage": 0.2, "throttled_periods": 80, "node_idle": 0.2}, "unidentifiable", None, id="20 % idle"),
