@@ -16,6 +16,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._units import forma
 Row = Mapping[str, Any]
 
 MISSING = "–"
+NOT_MEASURED = "not measured"
 NO_LIMIT = "unlimited"
 _UNITS = ("B", "K", "M", "G", "T")
 

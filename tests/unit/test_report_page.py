@@ -14,8 +14,8 @@ from xml.etree import ElementTree
 import pytest
 from ansible.errors import AnsibleFilterError
 from ansible_collections.evenkeel.swarm.plugins.filter.throttling_page import throttling_page
+from ansible_collections.evenkeel.swarm.plugins.module_utils import _page_tables, _report_page
 from ansible_collections.evenkeel.swarm.plugins.module_utils import _report_charts as charts
-from ansible_collections.evenkeel.swarm.plugins.module_utils import _report_page
 
 from lab.settings import PROJECT
 from tests.reports import MARKUP, container, estate, estate_compared, host, node, report, service, unmeasured
@@ -25,11 +25,11 @@ CAPTION = charts.Caption("one", "A title", "What it <shows> & more")
 INTERVAL = {"estimate": None, "lower": 0.25, "upper": 3.98, "regime": "unidentifiable", "reason": "never idle"}
 
 
-def cell(built: dict[str, Any], title: str, name: str = "a") -> _report_page.Cell:
+def cell(built: dict[str, Any], title: str, name: str = "a") -> _page_tables.Cell:
     """The cell of a service's row in the page's main table."""
     table = _report_page.view(built)["services"]
     index = [column.title for column in table.columns].index(title)
-    found: _report_page.Cell = next(row for row in table.rows if row[0].text == name)[index]
+    found: _page_tables.Cell = next(row for row in table.rows if row[0].text == name)[index]
     return found
 
 
@@ -49,25 +49,25 @@ def fact(built: dict[str, Any], label: str) -> _report_page.Fact:
 def test_not_measured_is_said_and_sorts_last() -> None:
     built = single(unmeasured("a"))
     for title in ("Used", "Demand", "Throttled", "Held up by"):
-        assert cell(built, title) == _report_page.Cell("not measured", None, "missing"), title
+        assert cell(built, title) == _page_tables.Cell("not measured", None, "missing"), title
     assert cell(built, "Regime").text == "not measured"
     assert cell(built, "Regime").more == ["one look"]
 
 
 def test_a_measured_zero_is_a_zero() -> None:
     built = single(container("a", cpu_used=0.0, throttled_ratio=0.0, throttled_periods=0))
-    assert cell(built, "Used") == _report_page.Cell("0.00", 0.0)
-    assert cell(built, "Throttled") == _report_page.Cell("0%", 0.0)
-    assert cell(built, "OOM") == _report_page.Cell("0", 0)
+    assert cell(built, "Used") == _page_tables.Cell("0.00", 0.0)
+    assert cell(built, "Throttled") == _page_tables.Cell("0%", 0.0)
+    assert cell(built, "OOM") == _page_tables.Cell("0", 0)
 
 
 def test_no_limit_is_a_word_and_sorts_as_the_largest() -> None:
     built = single(container("a", cpu_limit=None), limits={"cpus": None, "memory": None, "pids": None})
-    assert cell(built, "Limit") == _report_page.Cell("unlimited", float("inf"), "none")
+    assert cell(built, "Limit") == _page_tables.Cell("unlimited", float("inf"), "none")
 
 
 def test_an_interval_sorts_by_its_upper_end() -> None:
-    assert cell(single(container("a", demand=INTERVAL)), "Demand") == _report_page.Cell("0.25..3.98", 3.98)
+    assert cell(single(container("a", demand=INTERVAL)), "Demand") == _page_tables.Cell("0.25..3.98", 3.98)
 
 
 def test_the_main_cause_is_shown_and_all_four_unfold() -> None:
