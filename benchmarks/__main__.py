@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 from ansible.release import __version__ as ansible_version
 
-from benchmarks import change, look, no_change, site, threads, truth
+from benchmarks import change, look, no_change, site, sizing, threads, truth
 from benchmarks.bench import Bench
 from benchmarks.report import RESULTS, Report
 from lab.__main__ import down, status, up
@@ -24,6 +24,8 @@ from lab.run import LabError, fail, say
 from lab.settings import Settings, from_environment
 
 SUMMARY = Path(__file__).resolve().parent / "RESULTS.md"
+HEADING = "## "
+TITLE = "# Measured\n\nBy `python -m benchmarks --record`, each section in one run.\n"
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ BENCHMARKS = {
     "look": Plan(look.run, 3, 1),
     "change": Plan(change.run, 3, 1),
     "threads": Plan(threads.run, 10, 3, needs_lab=False),
+    "sizing": Plan(sizing.run, 4, 1, needs_lab=False),
     "parallel": Plan(change.run_parallel, 3, 1, only_named=True),
     "truth": Plan(truth.run, 20, 3, only_named=True, needs_lab=False),
 }
@@ -61,7 +64,8 @@ def main() -> int:
         return fail(str(error))
     _keep(reports, machine)
     if arguments.record:
-        SUMMARY.write_text(summary(reports, machine))
+        before = SUMMARY.read_text() if SUMMARY.exists() else ""
+        SUMMARY.write_text(summary(before, {report.name: section(report, machine) for report in reports}))
     missed = [report.name for report in reports if not report.passed]
     say(f"Targets missed: {', '.join(missed)}" if missed else "All targets met.")
     return 1 if missed else 0
@@ -86,7 +90,7 @@ def _arguments() -> argparse.Namespace:
         "names", nargs="*", metavar="name", help=f"{', '.join(BENCHMARKS)} (default: {' '.join(default)})"
     )
     parser.add_argument("--quick", action="store_true", help="fewer repetitions")
-    parser.add_argument("--record", action="store_true", help=f"write {SUMMARY.name}, too")
+    parser.add_argument("--record", action="store_true", help=f"put what was measured into {SUMMARY.name}, too")
     arguments = parser.parse_args()
     unknown = [name for name in arguments.names if name not in BENCHMARKS]
     if unknown:
@@ -127,23 +131,29 @@ def _keep(reports: Sequence[Report], machine: dict[str, Any]) -> None:
     say(f"\nKept in {RESULTS.relative_to(Path.cwd()) if RESULTS.is_relative_to(Path.cwd()) else RESULTS}/")
 
 
-def summary(reports: Sequence[Report], machine: dict[str, Any]) -> str:
-    """Write the reports and what they were measured on as Markdown."""
+def section(report: Report, machine: dict[str, Any]) -> str:
+    """Write a report and what it was measured on as a section of Markdown."""
+    hosts = f", lab hosts with {machine['hosts']} and LAB_LOAD {machine['estate_load']:g}" if machine["hosts"] else ""
     lines = [
-        "# Measured",
+        f"{HEADING}{report.name}",
         "",
-        f"By `python -m benchmarks --record` on {machine['date']}: a machine with {machine['cores']} cores and "
-        f"{machine['memory_gib']} GiB, kernel {machine['kernel']}, shared with other work;",
-        f"ansible-core {machine['ansible_core']}; "
-        + (
-            f"lab hosts with {machine['hosts']}; LAB_LOAD {machine['estate_load']:g}."
-            if machine["hosts"]
-            else "no lab."
-        ),
+        f"{machine['date']}: {machine['cores']} cores and {machine['memory_gib']} GiB, shared with other work; "
+        f"kernel {machine['kernel']}, ansible-core {machine['ansible_core']}{hosts}.",
+        "",
+        "```",
+        report.text(),
+        "```",
+        "",
     ]
-    for report in reports:
-        lines += ["", "```", report.text(), "```"]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
+
+
+def summary(before: str, sections: Mapping[str, str]) -> str:
+    """Return the summary with new sections in place of those of the same benchmarks; the others stay as they are."""
+    kept = {text.split("\n", 1)[0]: f"{HEADING}{text}" for text in f"\n{before}".split(f"\n{HEADING}")[1:]}
+    every = {**{name: f"{text.rstrip()}\n" for name, text in kept.items()}, **sections}
+    parts = [TITLE, *(every[name] for name in BENCHMARKS if name in every)]
+    return "\n".join(parts)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.__main__ import TITLE, section, summary
 from benchmarks.change import variants
 from benchmarks.no_change import restate
 from benchmarks.plot import Line, draw
@@ -140,3 +141,20 @@ def test_a_wrong_answer_fails_the_report_even_if_the_window_was_spoilt() -> None
 
 def test_an_upper_bound_off_the_specification_fails_the_report() -> None:
     assert not report([replace(SAMPLE, upper=1.3)]).passed
+
+
+def test_the_summary_takes_new_sections_and_keeps_the_others() -> None:
+    machine = {
+        "date": "2026-11-22",
+        "cores": 2,
+        "memory_gib": 24,
+        "kernel": "6.18",
+        "ansible_core": "2.19",
+        "hosts": None,
+    }
+    series = Series("look", [0.002], "ms")
+    old, new = (Report(name, "what", [series], []) for name in ("look", "no_change"))
+    before = summary("", {"look": section(old, machine)})
+    after = summary(before, {"no_change": section(new, machine)})
+    assert after == "\n".join([TITLE, section(new, machine), section(old, machine)])
+    assert summary(after, {"look": section(replace(old, question="why"), machine)}).count("what") == 1
