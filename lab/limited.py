@@ -120,8 +120,10 @@ def limited_group() -> Iterator[LimitedGroup]:
     group = LimitedGroup()
     try:
         group.create()
-        yield group
-        group.stop()
+        try:
+            yield group
+        finally:
+            group.stop()
     finally:
         group.remove()
 
