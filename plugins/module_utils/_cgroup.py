@@ -198,6 +198,17 @@ def parse_pressure(content: bytes | None) -> dict[str, Pressure] | None:
     return lines or None
 
 
+def parse_cpu_list(content: bytes | None) -> int | None:
+    """Count the CPUs in a list such as "0-3,8"; None for an empty list and for anything else."""
+    count = 0
+    for part in (content or b"").strip().split(b","):
+        first, _, last = part.partition(b"-")
+        if not first.isdigit() or not (last or first).isdigit():
+            return None
+        count += int(last or first) - int(first) + 1
+    return count
+
+
 def delta(before: Number | None, after: Number | None) -> Number | None:
     """Return how far a counter went, None if it is unknown at an end or went backwards (was reset)."""
     if before is None or after is None or after < before:
@@ -334,6 +345,13 @@ def read_pids(tree: Hierarchy, path: str) -> int | None:
     """Return the number of processes and threads the pids controller counts."""
     directory = tree.directory("pids", path)
     return None if directory is None else parse_number(read_bytes(f"{directory}/pids.current"))
+
+
+def read_cpu_count(tree: Hierarchy, path: str) -> int | None:
+    """Return how many CPUs a cgroup's cpuset lets it run on, None where no cpuset says so."""
+    directory = tree.directory("cpuset", path)
+    file = "cpuset.cpus.effective" if tree.version == "v2" else "cpuset.effective_cpus"
+    return None if directory is None else parse_cpu_list(read_bytes(f"{directory}/{file}"))
 
 
 def thread_ids(tree: Hierarchy, path: str) -> list[bytes] | None:

@@ -223,6 +223,25 @@ containers:
     runnable:
       description: How many threads ran or wanted to run, on average.
       type: float
+    cause:
+      description:
+        - What its threads waited for, in cores (seconds of waiting, summed over threads, for each second of window).
+          V(null) where it could not be told.
+      type: dict
+      contains:
+        throttled:
+          description: For their own CPU limit. V(0) if it never cut in.
+          type: float
+        contention:
+          description: For other work on the node.
+          type: float
+        siblings:
+          description: For each other, being more threads than CPUs they may run on.
+          type: float
+        steal:
+          description: Not waiting, but CPU time the hypervisor kept while the threads were on a CPU. The other three
+            add up to the waiting.
+          type: float
     threads:
       description: Threads at the end of the window.
       type: int

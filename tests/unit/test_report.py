@@ -37,6 +37,7 @@ def container(service: str, **changed: Any) -> dict[str, Any]:
         "run_seconds": 2.5,
         "run_delay_seconds": 9.5,
         "runnable": 1.2,
+        "cause": {"throttled": 0.95, "contention": 0.0, "siblings": 0.0, "steal": 0.0},
         "threads": 4,
         "demand": {"estimate": 1.2, "lower": 0.25, "upper": 1.2, "regime": "saturated", "reason": "held"},
         "memory": {"current": 70 * MIB, "working_set": 64 * MIB, "limit": 256 * MIB, "peak": None},

@@ -125,6 +125,8 @@ def test_a_window_over_two_tasks_of_a_service(machine: Machine) -> None:
     assert first["run_seconds"] == pytest.approx(2.5)
     assert first["run_delay_seconds"] == pytest.approx(7.5)
     assert first["runnable"] == pytest.approx(1.0)
+    # Others were busy half of the time, and the throttled time this machine reports is next to nothing.
+    assert first["cause"] == pytest.approx({"throttled": 0.25, "contention": 0.5, "siblings": 0, "steal": 0}, abs=1e-3)
     assert (first["bursts"], first["pressure"]) == (None, None)
     assert first["demand"]["regime"] == "unidentifiable"
     assert first["memory"] == {"current": 4096, "working_set": 4000, "limit": 8192, "peak": 5000}
@@ -132,6 +134,7 @@ def test_a_window_over_two_tasks_of_a_service(machine: Machine) -> None:
     [service] = result["services"]
     assert (service["service"], service["containers"]) == ("api", 2)
     assert service["cpu_used"] == pytest.approx(0.75, rel=1e-3)
+    assert service["cause"]["throttled"] == first["cause"]["throttled"] + second["cause"]["throttled"]
     assert (service["cpu_limit"], service["periods"], service["pids"]) == (0.75, 200, 6)
     assert service["demand"]["upper"] == pytest.approx(2.0)
     assert (service["memory"]["working_set"], service["memory"]["peak"]) == (8000, None)
@@ -301,4 +304,5 @@ def test_one_missing_part_makes_a_sum_missing(machine: Machine) -> None:
     machine.start(A)
     rows = measure(machine, [container(A), replace(container(B), name="z")])["containers"]
     total = _throttling.roll_up(rows)
+    assert total["cause"] == dict.fromkeys(("throttled", "contention", "siblings", "steal"))
     assert (total["containers"], total["cpu_used"], total["pids"], total["memory"]["current"]) == (2, None, None, None)
