@@ -302,14 +302,20 @@ def read_cpu(tree: Hierarchy, path: str) -> CpuReading | None:
     if tree.version == "v2":
         stat = parse_cpu_stat_v2(read_bytes(f"{cpu}/cpu.stat"))
         usage = stat.usage_seconds
-        limit = parse_cpu_max(read_bytes(f"{cpu}/cpu.max"))
     else:
         accounting = tree.directory("cpuacct", path)
         usage = _scaled(parse_number(read_bytes(f"{accounting}/cpuacct.usage")), 1e-9)
         stat = parse_cpu_stat_v1(read_bytes(f"{cpu}/cpu.stat"))
-        limit = parse_quota_v1(read_bytes(f"{cpu}/cpu.cfs_quota_us"), read_bytes(f"{cpu}/cpu.cfs_period_us"))
     pressure = parse_pressure(read_bytes(f"{tree.unified}/{path}/cpu.pressure")) if tree.unified else None
-    return CpuReading(at, inode, usage, stat, limit, pressure)
+    return CpuReading(at, inode, usage, stat, read_limit(tree, path), pressure)
+
+
+def read_limit(tree: Hierarchy, path: str) -> Limit | None:
+    """Read a cgroup's CPU limit, None if it can't be read; a Limit without cores is "unlimited"."""
+    cpu = tree.directory("cpu", path)
+    if tree.version == "v2":
+        return parse_cpu_max(read_bytes(f"{cpu}/cpu.max"))
+    return parse_quota_v1(read_bytes(f"{cpu}/cpu.cfs_quota_us"), read_bytes(f"{cpu}/cpu.cfs_period_us"))
 
 
 def cores_used(first: CpuReading | None, last: CpuReading | None) -> float | None:

@@ -272,8 +272,8 @@ def report_text(report: Row) -> str:
     services = sorted((row for row in report["services"] if row["running"]), key=_by_usage)
     parts = [
         _heading(report),
-        _table(_SERVICE_COLUMNS, [_service_cells(service) for service in services]),
-        _table(_NODE_COLUMNS, [*map(_node_cells, report["nodes"]), _total_cells(report["totals"])]),
+        table(_SERVICE_COLUMNS, [_service_cells(service) for service in services]),
+        table(_NODE_COLUMNS, [*map(_node_cells, report["nodes"]), _total_cells(report["totals"])]),
         "\n".join(_remarks(report)),
     ]
     return "\n\n".join(parts)
@@ -373,7 +373,8 @@ def _marked(service: Row) -> str:
     return f"{service['service']}{' *' if service['drift'] else ''}"
 
 
-def _table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> str:
+def table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> str:
+    """Write rows of cells below their columns' titles, each column as wide as what is in it."""
     lines = [[column.title for column in columns], *rows]
     widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
     return "\n".join(
