@@ -6,8 +6,8 @@
 Pure: samples in, plain data out. CPU time in seconds, rates in cores, None for what can't be told.
 
 An episode is a stretch of work between two pauses. Time a container stands still because its limit is used up belongs
-to the episode: the kernel counts such a period when it ends, so a standstill over which `throttled` grew was none of
-the container's own making.
+to the episode: the kernel counts such a period when it ends and lets work go on, so a standstill that ends with a
+larger `throttled` was none of the container's own making.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 IDLE_CORES = 0.05
 # A pause this long, in seconds, ends an episode. Shorter ones are waits for neighbours and for the disk.
 PAUSE = 0.025
+# The same on a node with little idle time, where ten neighbours' turns may pass before a thread has its own.
+PAUSE_ON_A_BUSY_NODE = 0.1
 # Windows for the peaks, in seconds.
 PEAK_WINDOWS = (0.1, 0.2, 0.5, 1.0)
 # The kernel books the work of a running thread at its clock's tick (4 ms at 250 Hz): a run may have begun that long
@@ -58,18 +60,19 @@ def peaks(samples: Sequence[Sample]) -> dict[float, float | None]:
     return {window: _peak(samples, window) for window in PEAK_WINDOWS}
 
 
-def episodes(samples: Sequence[Sample], period: float) -> list[Episode]:
+def episodes(samples: Sequence[Sample], period: float, pause: float = PAUSE) -> list[Episode]:
     """Split the samples into episodes; those that may go on beyond the window's ends are not `whole`.
 
     `period` is the enforcement period in seconds: for that long a standstill may be a throttled one not yet counted.
+    `pause` is what ends an episode, in seconds.
     """
     found: list[Episode] = []
-    for first, last in _stretches(samples):
+    for first, last in _stretches(samples, period, pause):
         # Between two episodes there was a pause; before the first, or after the last, there need not have been one.
         begins = bool(found) or (
-            samples[first].at - samples[0].at >= PAUSE and samples[first + 1].throttled == samples[0].throttled
+            samples[first].at - samples[0].at >= pause and samples[first + 1].throttled == samples[0].throttled
         )
-        ends = samples[-1].at - samples[last].at >= PAUSE + period
+        ends = samples[-1].at - samples[last].at >= pause + period
         found.append(_episode(samples[first : last + 1], begins and ends))
     return found
 
@@ -176,19 +179,26 @@ def _busy(left: Sample, right: Sample) -> bool:
     return right.used - left.used >= IDLE_CORES * (right.at - left.at)
 
 
-def _stretches(samples: Sequence[Sample]) -> Iterator[tuple[int, int]]:
-    """Yield (first, last) sample of each episode."""
-    first = last = None
+def _stretches(samples: Sequence[Sample], period: float, pause: float) -> Iterator[tuple[int, int]]:
+    """Yield (first, last) sample of each episode.
+
+    The kernel also counts a period as throttled when the work ended just as the quota did. So a count explains the
+    standstill before it, for about a period, but not the one after it.
+    """
+    first = last = 0
+    active = -math.inf
     for index, (left, right) in enumerate(pairwise(samples)):
-        if not _busy(left, right):
-            continue
-        if first is None or last is None:
+        busy = _busy(left, right)
+        refilled = right.throttled > left.throttled and right.at - active < period + pause
+        if busy and left.at - active >= pause and not refilled:
+            if last:
+                yield first, last
             first = index
-        elif samples[index].at - samples[last].at >= PAUSE and right.throttled == samples[last].throttled:
-            yield first, last
-            first = index
-        last = index + 1
-    if first is not None and last is not None:
+        if busy:
+            last = index + 1
+        if busy or refilled:
+            active = right.at
+    if last:
         yield first, last
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from ansible_collections.evenkeel.swarm.plugins.module_utils import _burst, _cgroup, _demand
+from ansible_collections.evenkeel.swarm.plugins.module_utils import _burst, _cgroup, _demand, _host
 from ansible_collections.evenkeel.swarm.plugins.module_utils._containers import Container
 
 _READ_SIZE = 4096
@@ -31,13 +31,23 @@ class Series:
 
 
 def burst_report(
-    containers: Sequence[Container], window: float, interval: float, within_ms: Sequence[float], tree: _cgroup.Hierarchy
+    containers: Sequence[Container],
+    window: float,
+    interval: float,
+    within_ms: Sequence[float],
+    tree: _cgroup.Hierarchy,
+    *,
+    proc_root: str = "/proc",
 ) -> dict[str, Any]:
     """Watch containers for `window` seconds, every `interval` seconds; return {"node": ..., "containers": [...]}."""
+    node_first = _host.read_host(tree, proc_root)
     series = [_series(container, path, tree) for container, path in _places(containers, tree)]
     cpu_before, began = time.process_time(), time.monotonic()
     looks = _sample(series, tree, began, window, interval)
     sampler_cpu = time.process_time() - cpu_before
+    idle, _ = _host.idle_and_steal(node_first, _host.read_host(tree, proc_root))
+    busy = idle is None or idle < _demand.CONTENDED_IDLE_SHARE
+    pause = _burst.PAUSE_ON_A_BUSY_NODE if busy else _burst.PAUSE
     cpus = len(os.sched_getaffinity(0))
     gaps = [later - earlier for earlier, later in pairwise(looks)]
     hostname = os.uname().nodename
@@ -48,8 +58,10 @@ def burst_report(
         "interval_seconds": sum(gaps) / len(gaps),
         "longest_interval_seconds": max(gaps),
         "sampler_cpu_seconds": sampler_cpu,
+        "cpu_idle_share": idle,
+        "pause_ms": round(pause * 1000),
     }
-    return {"node": node, "containers": [container_row(one, within_ms, cpus, hostname) for one in series]}
+    return {"node": node, "containers": [container_row(one, within_ms, cpus, hostname, pause) for one in series]}
 
 
 def limited(containers: Sequence[Container], tree: _cgroup.Hierarchy) -> list[Container]:
@@ -61,7 +73,7 @@ def limited(containers: Sequence[Container], tree: _cgroup.Hierarchy) -> list[Co
     ]
 
 
-def container_row(series: Series, within_ms: Sequence[float], cpus: int, hostname: str) -> dict[str, Any]:
+def container_row(series: Series, within_ms: Sequence[float], cpus: int, hostname: str, pause: float) -> dict[str, Any]:
     """Return one container's result row."""
     container, limit = series.container, series.limit
     row: dict[str, Any] = {
@@ -82,7 +94,7 @@ def container_row(series: Series, within_ms: Sequence[float], cpus: int, hostnam
         return row
     first, last = series.samples[0], series.samples[-1]
     period = limit.period if limit else _demand.DEFAULT_PERIOD
-    found = _burst.episodes(series.samples, period)
+    found = _burst.episodes(series.samples, period, pause)
     row |= {
         "cpu_used": (last.used - first.used) / (last.at - first.at),
         "throttled_periods": last.throttled - first.throttled,

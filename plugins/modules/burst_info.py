@@ -19,8 +19,9 @@ description:
     100 to 1000 milliseconds, how large the bursts of work are, and which CPU limit would serve one within a given time.
   - It is for services that are throttled although they use less than their limit on average.
 notes:
-  - A burst is a stretch of work between two pauses of 25 milliseconds or more. Time a container stands still because
-    its limit is used up belongs to the burst. What never pauses inside the window has no bursts.
+  - A burst is a stretch of work between two pauses of 25 milliseconds or more, of 100 milliseconds or more while less
+    than a quarter of the node is idle, where a thread may wait that long for its turn. Time a container stands still
+    because its limit is used up belongs to the burst. What never pauses inside the window has no bursts.
   - A limit is right for any moment a burst may begin, as long as the quota of that period is still there. It holds for
     a node that has CPUs free; work for other containers comes on top.
   - How many cores a burst can use at once is only seen as far as the limit lets it. With a limit that is used up within
@@ -123,6 +124,12 @@ node:
     sampler_cpu_seconds:
       description: CPU time used for the sampling.
       type: float
+    cpu_idle_share:
+      description: Share of the window the processors were idle, V(null) if it can't be read.
+      type: float
+    pause_ms:
+      description: How long a pause had to be to end a burst.
+      type: int
 not_found:
   description: Those of O(services) and O(containers) that have no container on this host.
   returned: success

@@ -24,15 +24,15 @@ __all__ = ["group"]
 BURST_MS = 150.0
 PERIOD_MS = 100.0
 INTERVAL_MS = 10.0
-WINDOW = 10.0
+WINDOW = 12.0
 WITHIN = (400.0, 1000.0)
 
 
 def burst_program(width: int) -> tuple[Callable[[], None], ...]:
-    """`width` processes that start together 1.03 s after their last start: no multiple of the period."""
+    """`width` processes that start together 1.63 s after their last start: no multiple of the period."""
 
     def body() -> None:
-        beat = 1.03
+        beat = 1.63
         while True:
             time.sleep(beat - time.monotonic() % beat)
             burn(BURST_MS / 1000 / width)
@@ -67,29 +67,23 @@ def expect(group: LimitedGroup, limit: float, width: int, holds: Callable[[dict[
     return {}
 
 
-def found(row: dict[str, Any], width: int) -> bool:
+def found(row: dict[str, Any]) -> bool:
     bursts = row["bursts"]
     return (
         bursts is not None
-        and bursts["count"] >= 7
+        and bursts["count"] >= 5
         and bursts["cpu_ms"]["median"] == pytest.approx(BURST_MS, rel=0.05)
-        and bursts["cpu_ms"]["largest"] == pytest.approx(BURST_MS, rel=0.1)
-        and bursts["cores_at_once"] == width
+        and bursts["cpu_ms"]["largest"] == pytest.approx(BURST_MS, rel=0.05)
     )
 
 
 @pytest.mark.parametrize("width", [1, 2])
 @pytest.mark.parametrize("within", WITHIN)
 def test_the_limit_proposed_serves_the_burst_and_less_does_not(group: LimitedGroup, width: int, within: float) -> None:
-    row = expect(group, 0.25, width, lambda row: found(row, width))
+    row = expect(group, 0.25, width, lambda row: found(row) and row["bursts"]["cores_at_once"] == width)
     limit = next(each["largest"] for each in row["limits"] if each["within_ms"] == within)
-    served = expect(
-        group,
-        limit,
-        width,
-        lambda row: found(row, width) and row["bursts"]["duration_ms"]["median"] <= within + PERIOD_MS,
-    )
-    assert served["bursts"]["duration_ms"]["largest"] <= within + PERIOD_MS
+    latest = within + PERIOD_MS
+    expect(group, limit, width, lambda row: found(row) and row["bursts"]["duration_ms"]["largest"] <= latest)
     expect(group, 0.75 * limit, width, lambda row: row["bursts"]["duration_ms"]["largest"] > within + INTERVAL_MS)
 
 

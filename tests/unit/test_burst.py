@@ -34,7 +34,8 @@ class Bandwidth:
             yield Sample(at, used, throttled)
             work = min(wanted(at) - used, cores * self.step)
             done = min(work, left)
-            waiting |= done < work - 1e-12
+            # The kernel also stops an empty queue whose quota is used up.
+            waiting |= done < work - 1e-12 or done > left - 1e-12
             used, left = used + done, left - done
 
 

@@ -28,6 +28,11 @@ class Host:
     def __init__(self, root: Path, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.root, self.version, self.now = root, version, 0.0
         self.events: list[Callable[[float], object]] = []
+        monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+        (root / "proc").mkdir()
+        self.idle_share = 0.5
+        self.ticks(0)
+        self.events.append(self.ticks)
         if version == "v2":
             (root / "cgroup.controllers").write_text("cpu\n")
         else:
@@ -44,6 +49,11 @@ class Host:
         self.now += seconds
         for event in self.events:
             event(self.now)
+
+    def ticks(self, now: float) -> None:
+        idle = round(now * 100 * self.idle_share)
+        lines = [f"cpu{number} {round(now * 100) - idle} 0 0 {idle} 0 0 0 0 0 0" for number in range(2)]
+        (self.root / "proc" / "stat").write_text("\n".join(lines))
 
     def start(self, identity: str, quota: int | None = 25000) -> None:
         places = [self.root] if self.version == "v2" else [self.root / "cpu", self.root / "cpuacct"]
@@ -71,7 +81,9 @@ def host(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def watch(host: Host, *containers: Container) -> dict[str, Any]:
-    return _burst_watch.burst_report(containers, 3.0, 0.01, [100.0, 1000.0], host.tree)
+    return _burst_watch.burst_report(
+        containers, 3.0, 0.01, [100.0, 1000.0], host.tree, proc_root=str(host.root / "proc")
+    )
 
 
 def test_a_burst_is_found_and_gets_its_limits(host: Host) -> None:
@@ -93,6 +105,18 @@ def test_a_burst_is_found_and_gets_its_limits(host: Host) -> None:
     text = _burst_text.bursts_text([report])
     assert "api" in text
     assert text.splitlines()[3].split()[-2:] == ["0.6", "0.06"]
+
+
+@pytest.mark.parametrize(("idle", "pause_ms", "count"), [(0.5, 25, 2), (0.1, 100, 1)])
+def test_on_a_busy_node_a_wait_for_ones_turn_is_no_pause(host: Host, idle: float, pause_ms: int, count: int) -> None:
+    host.start(A)
+    host.idle_share = idle
+    # 30 ms of work, 60 ms without, 30 ms of work
+    host.events.append(lambda now: host.counters(A, min(0.03, max(0, now - 1)) + min(0.03, max(0, now - 1.09))))
+    report = watch(host, container(A))
+    assert report["node"]["cpu_idle_share"] == pytest.approx(idle, abs=0.01)
+    assert report["node"]["pause_ms"] == pause_ms
+    assert report["containers"][0]["bursts"]["count"] == count
 
 
 def test_late_rounds_are_left_out_and_not_caught_up(host: Host) -> None:
