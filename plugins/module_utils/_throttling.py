@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ansible_collections.evenkeel.swarm.plugins.module_utils import _cause, _cgroup, _demand, _host
+from ansible_collections.evenkeel.swarm.plugins.module_utils import _cause, _cgroup, _demand, _host, _load
 from ansible_collections.evenkeel.swarm.plugins.module_utils._containers import Container
 from ansible_collections.evenkeel.swarm.plugins.module_utils._schedstat import ThreadWindow, read_threads
 
@@ -81,15 +81,17 @@ def measure(
     cpu_before = time.process_time()
     tree = _cgroup.hierarchy(cgroup_root)
     watches = _watch(list_containers(), tree)
+    load, paths = _load.LoadWindow(tree, proc_root), {watch.container.id: watch.path for watch in watches}
     node_first = _host.read_host(tree, proc_root)
     for watch in watches:
         watch.first = _look(watch, tree, proc_root)
     if window > 0:
         *between, end = look_times(time.monotonic(), window, interval)
         for due in between:
-            _sleep_until(due)
+            load.sleep_until(due)
+            load.look(paths)
             _look_at_threads(watches, tree, proc_root)
-        _sleep_until(end)
+        load.sleep_until(end)
         for watch in watches:
             watch.last = _look(watch, tree, proc_root)
         watches = _compare_states(watches, list_containers(), tree, proc_root)
@@ -103,6 +105,7 @@ def measure(
     drivers = {_cgroup.driver_of(watch.path) for watch in watches if watch.path}
     node |= {
         "cgroup_driver": drivers.pop() if len(drivers) == 1 else None,
+        "load_split": load.split(rows, node),
         "totals": roll_up(rows),
         "sampler_cpu_seconds": time.process_time() - cpu_before,
     }
@@ -171,11 +174,6 @@ def roll_up(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _watch(containers: Sequence[Container], tree: _cgroup.Hierarchy) -> list[Watch]:
     paths = _cgroup.container_paths(tree, [container.id for container in containers])
     return [Watch(container, paths.get(container.id), container.state) for container in containers]
-
-
-def _sleep_until(due: float) -> None:
-    # A look that comes late does not shift those after it.
-    time.sleep(max(0.0, due - time.monotonic()))
 
 
 def _look(watch: Watch, tree: _cgroup.Hierarchy, proc_root: str) -> _cgroup.CpuReading | None:

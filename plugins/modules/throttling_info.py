@@ -131,6 +131,21 @@ node:
     steal_share:
       description: Share of the window the hypervisor kept for itself.
       type: float
+    load_split:
+      description:
+        - What the load average is made of, as means over the window. C(containers), each with C(name), C(service),
+          C(runnable) (threads ready or running, without the throttled ones) and C(uninterruptible) (threads that wait
+          for the disk or the like), the largest first. C(runnable_elsewhere) and C(uninterruptible_elsewhere) for
+          everything else on the machine (on a host that is a container, the first includes what runs beside it).
+          C(text) says it in a sentence.
+      type: dict
+      sample:
+        containers:
+          - {name: crm.1.x2, service: crm, runnable: 10.1, uninterruptible: 0.0}
+        runnable_elsewhere: 3.4
+        uninterruptible_elsewhere: 0.3
+        text: "Load 13.9 on 4 cores: 10.1 threads of containers ready to run (crm 10.1), 3.4 elsewhere, 0.3 waiting for
+          the disk or the like; throttled threads (9.1) are not in it."
     pressure:
       description: CPU pressure (PSI) as for containers, V(null) where the kernel has none.
       type: dict

@@ -142,6 +142,8 @@ def test_a_window_over_two_tasks_of_a_service(machine: Machine) -> None:
     assert [task["task"] for task in result["tasks"]] == [first["task"], second["task"]]
     node = result["node"]
     assert (node["cpus"], node["load"], node["memory_total"]) == (2, [1.5, 2.5, 3.5], 1024 * 1024)
+    assert [each["runnable"] for each in node["load_split"]["containers"]] == pytest.approx([0.75, 0.75], abs=0.3)
+    assert node["load_split"]["text"].startswith("Load 1.5 on 2 cores: ")
     assert node["cpu_idle_share"] == pytest.approx(0.5)
     assert (node["cgroup_version"], node["cgroup_driver"]) == ("v2", "cgroupfs")
     assert node["totals"]["cpu_used"] == pytest.approx(0.75, rel=1e-3)
@@ -191,7 +193,7 @@ def test_what_does_not_run_through_has_no_rates(
     machine: Machine, clock: Clock, event: Callable[[Machine], None], after: list[Container], reason: str
 ) -> None:
     machine.start(A)
-    clock.events.append(lambda elapsed: event(machine) if elapsed == 5 else None)
+    clock.events.append(lambda elapsed: event(machine) if elapsed == pytest.approx(5) else None)
     result = measure(machine, [container(A)], after)
     [row] = result["containers"]
     assert row["state"] == ("running" if after else "gone")
@@ -202,7 +204,7 @@ def test_what_does_not_run_through_has_no_rates(
 
 def test_a_container_that_starts_inside_joins_without_rates(machine: Machine, clock: Clock) -> None:
     machine.start(A)
-    clock.events.append(lambda elapsed: machine.start(B) if elapsed == 5 else None)
+    clock.events.append(lambda elapsed: machine.start(B) if elapsed == pytest.approx(5) else None)
     first, second = measure(machine, [container(A)], [container(A), container(B, slot=2)])["containers"]
     assert first["cpu_used"] is not None
     assert (second["cpu_used"], second["cpu_limit"], second["memory"]["current"]) == (None, 0.25, 4096)
@@ -223,7 +225,7 @@ def test_the_demand_of_a_paused_container_is_not_known(machine: Machine, before:
 def test_a_limit_changed_inside_the_window_leaves_the_interval(machine: Machine, clock: Clock) -> None:
     machine.start(A)
     file = machine.directory(A) / "cpu.max"
-    clock.events.append(lambda elapsed: file.write_text("50000 100000\n") if elapsed == 5 else None)
+    clock.events.append(lambda elapsed: file.write_text("50000 100000\n") if elapsed == pytest.approx(5) else None)
     [row] = measure(machine, [container(A)])["containers"]
     assert (row["cpu_limit"], row["demand"]["estimate"]) == (0.5, None)
     assert row["demand"]["reason"] == "the CPU limit changed inside the window"
