@@ -24,6 +24,8 @@ IDLE_CORES = 0.05
 PAUSE = 0.025
 # The same on a node with little idle time, where ten neighbours' turns may pass before a thread has its own.
 PAUSE_ON_A_BUSY_NODE = 0.1
+# CPU seconds below which work is no burst: the smallest limit (0.01 cores) lets that much through in every period.
+SMALLEST = 0.001
 # Windows for the peaks, in seconds.
 PEAK_WINDOWS = (0.1, 0.2, 0.5, 1.0)
 # The kernel books the work of a running thread at its clock's tick (4 ms at 250 Hz): a run may have begun that long
@@ -74,7 +76,7 @@ def episodes(samples: Sequence[Sample], period: float, pause: float = PAUSE) -> 
         )
         ends = samples[-1].at - samples[last].at >= pause + period
         found.append(_episode(samples[first : last + 1], begins and ends))
-    return found
+    return [episode for episode in found if episode.cpu >= SMALLEST]
 
 
 def why_no_bursts(found: Sequence[Episode]) -> str | None:
@@ -82,7 +84,7 @@ def why_no_bursts(found: Sequence[Episode]) -> str | None:
     whole = [episode.cpu for episode in found if episode.whole]
     cut = [episode.cpu for episode in found if not episode.whole]
     if not found:
-        return "it did not work inside the window"
+        return "no burst of 1 ms or more inside the window"
     if not whole:
         return "it never paused inside the window: that is steady work and no burst, or the window is too short"
     if cut and max(cut) > max(whole):

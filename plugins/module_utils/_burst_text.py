@@ -5,10 +5,17 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible_collections.evenkeel.swarm.plugins.module_utils._report import MISSING, NO_LIMIT, Column, table
+from ansible_collections.evenkeel.swarm.plugins.module_utils._report import (
+    MISSING,
+    NO_LIMIT,
+    TEXT_WIDTH,
+    Column,
+    table,
+)
 
 Row = Mapping[str, Any]
 
@@ -90,4 +97,5 @@ def _remarks(rows: Sequence[Row]) -> list[str]:
         reasons = [row["reason"], *(each["reason"] for each in row["limits"] or ())]
         for reason in dict.fromkeys(filter(None, reasons)):
             names.setdefault(reason, []).append(row["service"] or row["name"])
-    return [f"{', '.join(who)}: {reason}." for reason, who in names.items()]
+    remarks = [f"{', '.join(dict.fromkeys(who))}: {reason}." for reason, who in names.items()]
+    return [line for remark in remarks for line in textwrap.wrap(remark, TEXT_WIDTH, break_on_hyphens=False)]

@@ -136,8 +136,8 @@ def _sample(
             for series, descriptors in readers:
                 if series.problem is None:
                     _add_sample(series, descriptors, tree.version)
-            # Rounds missed are gone: reading them late would only add samples without time between them.
-            due = max(due + interval, time.monotonic())
+            # Rounds missed are gone: catching up would only add samples with no time between them.
+            due = max(due + interval, time.monotonic() + interval / 2)
     return looks
 
 

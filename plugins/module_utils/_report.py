@@ -23,7 +23,7 @@ MISSING = "–"
 NO_LIMIT = "unlimited"
 _UNITS = ("B", "K", "M", "G", "T")
 # For running text only: tables are as wide as what is in them.
-_TEXT_WIDTH = 120
+TEXT_WIDTH = 120
 
 
 class TableError(ValueError):
@@ -366,7 +366,7 @@ def _remarks(report: Row) -> list[str]:
         remarks.append(f"Not running: {', '.join(stopped)}.")
     if report["drifted"]:
         remarks.append(f"* differs from the table of limits: {len(report['drifted'])} of them.")
-    return [line for remark in remarks for line in textwrap.wrap(remark, _TEXT_WIDTH, break_on_hyphens=False)]
+    return [line for remark in remarks for line in textwrap.wrap(remark, TEXT_WIDTH, break_on_hyphens=False)]
 
 
 def _marked(service: Row) -> str:

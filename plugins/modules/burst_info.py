@@ -21,7 +21,8 @@ description:
 notes:
   - A burst is a stretch of work between two pauses of 25 milliseconds or more, of 100 milliseconds or more while less
     than a quarter of the node is idle, where a thread may wait that long for its turn. Time a container stands still
-    because its limit is used up belongs to the burst. What never pauses inside the window has no bursts.
+    because its limit is used up belongs to the burst. Work of less than one CPU millisecond is
+    none, and what never pauses inside the window has no bursts.
   - A limit is right for any moment a burst may begin, as long as the quota of that period is still there. It holds for
     a node that has CPUs free; work for other containers comes on top.
   - How many cores a burst can use at once is only seen as far as the limit lets it. With a limit that is used up within

@@ -92,7 +92,8 @@ def test_a_standstill_at_the_windows_end_may_be_a_throttled_one() -> None:
     ("wanted", "length", "reason"),
     [
         (lambda at: at, 3.0, "it never paused"),
-        (lambda _: 0.0, 3.0, "it did not work"),
+        (lambda _: 0.0, 3.0, "no burst of 1 ms or more"),
+        (lambda at: 0.0008 * (at >= 1), 3.0, "no burst of 1 ms or more"),
         (lambda at: 0.1 * (at >= 0.5) + 9 * (at >= 1.5), 3.0, "went on beyond the window"),
     ],
 )

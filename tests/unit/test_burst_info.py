@@ -150,7 +150,7 @@ def test_what_goes_wrong_leaves_null_and_a_reason(
     assert (first["cpu_used"], first["peaks"], first["bursts"], first["limits"]) == (None, None, None, None)
     assert first["reason"] == reason
     if reason.endswith("window"):
-        assert second["reason"] == "it did not work inside the window"
+        assert second["reason"] == "no burst of 1 ms or more inside the window"
 
 
 def test_a_container_without_a_cgroup_or_counters(host: Host) -> None:
@@ -167,6 +167,17 @@ def test_without_names_the_limited_ones_are_watched(host: Host) -> None:
     host.start(A)
     host.start(B, quota=None)
     assert _burst_watch.limited([container(A), container(B), container("c" * 64)], host.tree) == [container(A)]
+
+
+def test_the_text_says_why_a_burst_has_no_limit(host: Host) -> None:
+    host.start(A, quota=None)
+    # One thread, 300 ms of work from 1 s on.
+    host.events.append(lambda now: host.counters(A, min(0.3, max(0.0, now - 1))))
+    report = watch(host, container(A, "slow"))
+    lines = _burst_text.bursts_text([report]).splitlines()
+    cells = lines[3].split()
+    assert (cells[0], cells[2], cells[-2], cells[-1]) == ("slow", "unlimited", "–", "0.3")
+    assert lines[-1] == "slow: it takes 300 ms on the 1 core it was seen to use at once, whatever the limit."
 
 
 def test_nothing_to_watch_is_said(host: Host) -> None:
