@@ -42,6 +42,7 @@ def container(service: str, **changed: Any) -> dict[str, Any]:
         "exited_run_seconds": None,
         "exited_delay_seconds": None,
         "runnable": 1.2,
+        "cause": {"throttled": 0.95, "contention": 0.0, "siblings": 0.0, "steal": 0.0},
         "threads": 4,
         "demand": {"estimate": 1.2, "lower": 0.25, "upper": 1.2, "regime": "saturated", "reason": "held"},
         "memory": {"current": 70 * MIB, "working_set": 64 * MIB, "limit": 256 * MIB, "peak": None},
@@ -58,7 +59,8 @@ def unmeasured(service: str) -> dict[str, Any]:
     """A container seen only once: everything that is a rate is missing."""
     rates = ("cpu_used", "periods", "throttled_periods", "throttled_ratio", "throttled_seconds", "run_seconds")
     nothing = {"estimate": None, "lower": None, "upper": None, "regime": None, "reason": "one look"}
-    return container(service, **dict.fromkeys(rates), window_seconds=None, demand=nothing)
+    cause = dict.fromkeys(("throttled", "contention", "siblings", "steal"))
+    return container(service, **dict.fromkeys(rates), window_seconds=None, demand=nothing, cause=cause)
 
 
 def host(name: str, *containers: dict[str, Any], vcpus: float | None = 4, **changed: Any) -> dict[str, Any]:
@@ -151,12 +153,7 @@ def estate_compared() -> dict[str, Any]:
     hosts, services, nodes = _estate_parts(limited=True)
     command = "LAB_NAME=demo ansible-playbook -i inventory/lab playbooks/limits.yml -e @reports/demo/undo-limits.yml"
     measured_at = "2026-11-22T03:01:00+00:00"
-    built = report(hosts, services, nodes, measured_at=measured_at, before=estate(limited=False), undo_command=command)
-    waits = {each["service"]: each["cause"] for host in hosts for each in host["look"]["containers"] if "cause" in each}
-    for row in built["services"]:
-        if row["measured"]:
-            row["measured"]["cause"] = waits.get(row["service"])
-    return built
+    return report(hosts, services, nodes, measured_at=measured_at, before=estate(limited=False), undo_command=command)
 
 
 def _estate_parts(limited: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:

@@ -198,6 +198,17 @@ def parse_pressure(content: bytes | None) -> dict[str, Pressure] | None:
     return lines or None
 
 
+def parse_cpu_list(content: bytes | None) -> int | None:
+    """Count the CPUs in a list such as "0-3,8"; None for an empty list and for anything else."""
+    count = 0
+    for part in (content or b"").strip().split(b","):
+        first, _, last = part.partition(b"-")
+        if not first.isdigit() or not (last or first).isdigit():
+            return None
+        count += int(last or first) - int(first) + 1
+    return count
+
+
 def delta(before: Number | None, after: Number | None) -> Number | None:
     """Return how far a counter went, None if it is unknown at an end or went backwards (was reset)."""
     if before is None or after is None or after < before:
@@ -291,14 +302,20 @@ def read_cpu(tree: Hierarchy, path: str) -> CpuReading | None:
     if tree.version == "v2":
         stat = parse_cpu_stat_v2(read_bytes(f"{cpu}/cpu.stat"))
         usage = stat.usage_seconds
-        limit = parse_cpu_max(read_bytes(f"{cpu}/cpu.max"))
     else:
         accounting = tree.directory("cpuacct", path)
         usage = _scaled(parse_number(read_bytes(f"{accounting}/cpuacct.usage")), 1e-9)
         stat = parse_cpu_stat_v1(read_bytes(f"{cpu}/cpu.stat"))
-        limit = parse_quota_v1(read_bytes(f"{cpu}/cpu.cfs_quota_us"), read_bytes(f"{cpu}/cpu.cfs_period_us"))
     pressure = parse_pressure(read_bytes(f"{tree.unified}/{path}/cpu.pressure")) if tree.unified else None
-    return CpuReading(at, inode, usage, stat, limit, pressure)
+    return CpuReading(at, inode, usage, stat, read_limit(tree, path), pressure)
+
+
+def read_limit(tree: Hierarchy, path: str) -> Limit | None:
+    """Read a cgroup's CPU limit, None if it can't be read; a Limit without cores is "unlimited"."""
+    cpu = tree.directory("cpu", path)
+    if tree.version == "v2":
+        return parse_cpu_max(read_bytes(f"{cpu}/cpu.max"))
+    return parse_quota_v1(read_bytes(f"{cpu}/cpu.cfs_quota_us"), read_bytes(f"{cpu}/cpu.cfs_period_us"))
 
 
 def cores_used(first: CpuReading | None, last: CpuReading | None) -> float | None:
@@ -340,6 +357,13 @@ def process_ids(tree: Hierarchy, path: str) -> list[bytes] | None:
     """List the processes of a cgroup and of those below it, as thread_ids does."""
     directory = tree.directory("cpu", path)
     return None if directory is None else _member_ids(directory, "cgroup.procs")
+
+
+def read_cpu_count(tree: Hierarchy, path: str) -> int | None:
+    """Return how many CPUs a cgroup's cpuset lets it run on, None where no cpuset says so."""
+    directory = tree.directory("cpuset", path)
+    file = "cpuset.cpus.effective" if tree.version == "v2" else "cpuset.effective_cpus"
+    return None if directory is None else parse_cpu_list(read_bytes(f"{directory}/{file}"))
 
 
 def thread_ids(tree: Hierarchy, path: str) -> list[bytes] | None:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
@@ -23,7 +22,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._sizing import (
     round_cpus,
     size_service,
 )
-from ansible_collections.evenkeel.swarm.plugins.module_utils._text_table import Column, table
+from ansible_collections.evenkeel.swarm.plugins.module_utils._text_table import Column, running_text, table
 from ansible_collections.evenkeel.swarm.plugins.module_utils._units import (
     MIN_LIMIT_NANO_CPUS,
     NANO,
@@ -34,7 +33,6 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._units import (
 # A service without a window for so long before the history's last one is taken for gone.
 GONE_AFTER = timedelta(days=1)
 LEAST_CPUS = MIN_LIMIT_NANO_CPUS / NANO
-_TEXT_WIDTH = 120
 
 
 class RecommendationError(ValueError):
@@ -268,13 +266,7 @@ _COLUMNS = (
 def recommendation_text(recommendation: Mapping[str, Any]) -> str:
     """Write a recommendation for a terminal: a table, a line of reasons for each service, remarks."""
     rows = sorted(recommendation["services"], key=lambda row: (-(row["cpus"]["target"] or 0.0), row["service"]))
-    reasons = [
-        line
-        for row in rows
-        for line in textwrap.wrap(
-            f"{row['service']}: {row['reason']}.", _TEXT_WIDTH, subsequent_indent="  ", break_on_hyphens=False
-        )
-    ]
+    reasons = running_text((f"{row['service']}: {row['reason']}." for row in rows), indent="  ")
     parts = [
         "Limits recommended, CPU in cores of one task; GETS is what the table of limits says.",
         table(_COLUMNS, [_cells(row) for row in rows]),

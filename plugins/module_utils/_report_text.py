@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils import _throttling
-from ansible_collections.evenkeel.swarm.plugins.module_utils._text_table import Column, table
+from ansible_collections.evenkeel.swarm.plugins.module_utils._text_table import Column, running_text, table
 from ansible_collections.evenkeel.swarm.plugins.module_utils._verdict import demand_of_all
 from ansible_collections.evenkeel.swarm.plugins.module_utils._words import (
     MISSING,
@@ -26,9 +25,6 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._words import (
 )
 
 Row = Mapping[str, Any]
-
-# For running text only: tables are as wide as what is in them.
-_TEXT_WIDTH = 120
 
 
 _SERVICE_COLUMNS = (
@@ -161,7 +157,7 @@ def _remarks(report: Row) -> list[str]:
         remarks.append(f"Not running: {', '.join(stopped)}.")
     if report["drifted"]:
         remarks.append(f"* differs from the table of limits: {len(report['drifted'])} of them.")
-    return [line for remark in remarks for line in textwrap.wrap(remark, _TEXT_WIDTH, break_on_hyphens=False)]
+    return running_text(remarks)
 
 
 def _changed(comparison: Row | None) -> list[str]:

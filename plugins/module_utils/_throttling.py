@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ansible_collections.evenkeel.swarm.plugins.module_utils import _cgroup, _demand, _host, _taskstats
+from ansible_collections.evenkeel.swarm.plugins.module_utils import _cause, _cgroup, _demand, _host, _load, _taskstats
 from ansible_collections.evenkeel.swarm.plugins.module_utils._containers import Container
 from ansible_collections.evenkeel.swarm.plugins.module_utils._schedstat import (
     ThreadShare,
@@ -105,15 +105,17 @@ def measure(
     taskstats, accounting_reason = _taskstats.choose(accounting, proc_root)
     source = Source(tree, proc_root, taskstats)
     watches = _watch(list_containers(), tree)
+    load, paths = _load.LoadWindow(tree, proc_root), {watch.container.id: watch.path for watch in watches}
     node_first = _host.read_host(tree, proc_root)
     for watch in watches:
         watch.first = _look(watch, source)
     if window > 0:
         *between, end = look_times(time.monotonic(), window, interval)
         for due in between:
-            _sleep_until(due)
+            load.sleep_until(due)
+            load.look(paths)
             _look_at_threads(watches, source)
-        _sleep_until(end)
+        load.sleep_until(end)
         for watch in watches:
             watch.last = _look(watch, source)
         watches = _compare_states(watches, list_containers(), source)
@@ -122,11 +124,14 @@ def measure(
         _read_levels(watch, tree)
     node = _host.host_report(node_first, node_last, window > 0, tree, proc_root)
     rows = [container_row(watch, window, node["hostname"], node["cpu_idle_share"]) for watch in watches]
+    for watch, row in zip(watches, rows, strict=True):
+        row["cause"] = _cause.split_delay(_waiting(watch, row, node, tree))
     drivers = {_cgroup.driver_of(watch.path) for watch in watches if watch.path}
     node |= {
         "cgroup_driver": drivers.pop() if len(drivers) == 1 else None,
         "accounting": _taskstats.TASKSTATS if taskstats else _taskstats.SCHEDSTAT,
         "accounting_reason": accounting_reason,
+        "load_split": load.split(rows, node),
         "totals": roll_up(rows),
         "sampler_cpu_seconds": time.process_time() - cpu_before,
     }
@@ -183,6 +188,7 @@ def roll_up(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "containers": len(rows),
         **sums,
         "throttled_ratio": _ratio(sums["throttled_periods"], sums["periods"]),
+        "cause": {name: _demand.add_up(row["cause"][name] for row in rows) for name in _cause.NAMES},
         "pressure": rows[0]["pressure"] if len(rows) == 1 else None,
         "demand": asdict(_demand.add_demands([_demand.Demand(**row["demand"]) for row in rows])),
         "memory": {name: None if size is None else int(size) for name, size in memory.items()},
@@ -194,11 +200,6 @@ def roll_up(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _watch(containers: Sequence[Container], tree: _cgroup.Hierarchy) -> list[Watch]:
     paths = _cgroup.container_paths(tree, [container.id for container in containers])
     return [Watch(container, paths.get(container.id), container.state) for container in containers]
-
-
-def _sleep_until(due: float) -> None:
-    # A look that comes late does not shift those after it.
-    time.sleep(max(0.0, due - time.monotonic()))
 
 
 def _look(watch: Watch, source: Source) -> _cgroup.CpuReading | None:
@@ -323,6 +324,31 @@ def _rates(watch: Watch, window: float, node_idle: float | None) -> dict[str, An
         "window_seconds": elapsed,
         "verdict_grade": elapsed >= VERDICT_SECONDS,
     }
+
+
+def _waiting(watch: Watch, row: dict[str, Any], node: dict[str, Any], tree: _cgroup.Hierarchy) -> _cause.Waiting:
+    """Put together what tells the causes of a container's waiting from each other."""
+    window, idle, usage = row["window_seconds"], node["cpu_idle_share"], row["cpu_used"]
+    limit = watch.last.limit if watch.last else None
+    allowed = None if watch.path is None else _cgroup.read_cpu_count(tree, watch.path)
+    unlimited = limit is not None and limit.cores is None and row["throttled_periods"] is None
+    active = None if limit is None or not row["periods"] else row["periods"] * limit.period / window
+    return _cause.Waiting(
+        runnable=row["runnable"],
+        run=_per_second(row["run_seconds"], window),
+        usage=usage,
+        cpus=min(allowed or node["cpus"], node["cpus"]),
+        others=None if idle is None or usage is None else max(0.0, node["cpus"] * (1 - idle) - usage),
+        idle=idle,
+        steal=node["steal_share"],
+        throttled_periods=0 if unlimited else row["throttled_periods"],
+        throttled=_per_second(row["throttled_seconds"], window),
+        active=1.0 if active is None else min(1.0, active),
+    )
+
+
+def _per_second(seconds: float | None, window: float | None) -> float | None:
+    return None if seconds is None or not window else seconds / window
 
 
 def _no_rates(reason: str, reading: _cgroup.CpuReading | None, threads: int | None) -> dict[str, Any]:

@@ -148,6 +148,21 @@ node:
     steal_share:
       description: Share of the window the hypervisor kept for itself.
       type: float
+    load_split:
+      description:
+        - What the load average is made of, as means over the window. C(containers), each with C(name), C(service),
+          C(runnable) (threads ready or running, without the throttled ones) and C(uninterruptible) (threads that wait
+          for the disk or the like), the largest first. C(runnable_elsewhere) and C(uninterruptible_elsewhere) for
+          everything else on the machine (on a host that is a container, the first includes what runs beside it).
+          C(text) says it in a sentence.
+      type: dict
+      sample:
+        containers:
+          - {name: crm.1.x2, service: crm, runnable: 10.1, uninterruptible: 0.0}
+        runnable_elsewhere: 3.4
+        uninterruptible_elsewhere: 0.3
+        text: "Load 13.9 on 4 cores: 10.1 threads of containers ready to run (crm 10.1), 3.4 elsewhere, 0.3 waiting for
+          the disk or the like; throttled threads (9.1) are not in it."
     pressure:
       description: CPU pressure (PSI) as for containers, V(null) where the kernel has none.
       type: dict
@@ -256,6 +271,25 @@ containers:
     runnable:
       description: How many threads ran or wanted to run, on average.
       type: float
+    cause:
+      description:
+        - What its threads waited for, in cores (seconds of waiting, summed over threads, for each second of window).
+          V(null) where it could not be told.
+      type: dict
+      contains:
+        throttled:
+          description: For their own CPU limit. V(0) if it never cut in.
+          type: float
+        contention:
+          description: For other work on the node.
+          type: float
+        siblings:
+          description: For each other, being more threads than CPUs they may run on.
+          type: float
+        steal:
+          description: Not waiting, but CPU time the hypervisor kept while the threads were on a CPU. The other three
+            add up to the waiting.
+          type: float
     threads:
       description: Threads at the end of the window.
       type: int

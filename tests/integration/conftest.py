@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -10,30 +9,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from lab import estate, hosts
-from lab.limited import LimitedGroup, limited_group
 from lab.settings import Settings, from_environment
 from tests.integration.harness import LEFT_BY_TESTS, MONITOR, Ansible, Spec, Swarm, wait_for
-
-
-@pytest.fixture
-def make_group() -> Iterator[Callable[[], LimitedGroup]]:
-    """Make cgroups on this machine, named like containers'; they are taken away after the test."""
-    if os.geteuid() != 0:
-        pytest.skip("making cgroups needs root")
-    with contextlib.ExitStack() as stack:
-
-        def make() -> LimitedGroup:
-            try:
-                return stack.enter_context(limited_group())
-            except OSError as error:
-                pytest.skip(f"cgroups can't be made here: {error}")
-
-        yield make
-
-
-@pytest.fixture
-def group(make_group: Callable[[], LimitedGroup]) -> LimitedGroup:
-    return make_group()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """throttling_info on a real worker: Swarm tasks with known demand under real limits.
 
-tests/integration/test_estimator_cgroup.py has the whole truth table on plain cgroups; here the same estimator reads
+tests/cgroups/test_estimator_cgroup.py has the whole truth table on plain cgroups; here the same estimator reads
 containers that Swarm placed on kvm2, over SSH, as an operator does.
 """
 

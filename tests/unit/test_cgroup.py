@@ -227,6 +227,23 @@ def test_cpu_max(content: bytes | None, limit: _cgroup.Limit | None) -> None:
     assert _cgroup.parse_cpu_max(content) == limit
 
 
+@pytest.mark.parametrize(
+    ("content", "count"),
+    [(b"0\n", 1), (b"0-3,8\n", 5), (b"2,10-11", 3), (b"\n", None), (None, None), (b"a-b", None)],
+)
+def test_cpu_list(content: bytes | None, count: int | None) -> None:
+    assert _cgroup.parse_cpu_list(content) == count
+
+
+def test_the_cpuset_says_how_many_cpus_a_container_may_use(tmp_path: Path) -> None:
+    write(tmp_path / "v1" / "cpuset" / "docker" / A, {"cpuset.effective_cpus": b"0-1\n"})
+    write(tmp_path / "v1" / "cpu", {})
+    write(tmp_path / "v2", {"cgroup.controllers": b"cpu\n"})
+    write(tmp_path / "v2" / "docker" / A, {"cpuset.cpus.effective": b"0-2\n"})
+    assert [_cgroup.read_cpu_count(_cgroup.hierarchy(str(tmp_path / v)), f"docker/{A}") for v in ("v1", "v2")] == [2, 3]
+    assert _cgroup.read_cpu_count(_cgroup.hierarchy(str(tmp_path / "v2")), f"docker/{B}") is None
+
+
 def test_counters_older_kernels_lack_are_null() -> None:
     assert _cgroup.parse_cpu_stat_v1(V1_CPU_STAT_OLD).bursts is None
     stat = _cgroup.parse_cpu_stat_v2(V2_CPU_STAT_WITHOUT_CONTROLLER)

@@ -48,7 +48,7 @@ def container(service: str | None, **changed: Any) -> dict[str, Any]:
         "restarts": 2,
         "exited_run_seconds": 0.0,
         "exited_delay_seconds": 0.0,
-        "cause": None,
+        "cause": {"throttled": 0.95, "contention": 0.0, "siblings": 0.0, "steal": None},
         "pressure": None,
         "demand": {"estimate": 0.25, "lower": 0.25, "upper": 0.4, "regime": "unsaturated", "reason": "below its limit"},
         "memory": {"current": 70 * MIB, "working_set": 64 * MIB, "limit": 256 * MIB, "peak": 80 * MIB},
