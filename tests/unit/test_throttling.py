@@ -299,7 +299,8 @@ def test_late_looks_do_not_shift_the_grid(machine: Machine, clock: Clock) -> Non
     machine.start(A)
     clock.events.append(lambda _: setattr(clock, "now", clock.now + 0.4))
     [row] = measure(machine, [container(A)])["containers"]
-    assert row["window_seconds"] == pytest.approx(10.4)
+    # Each of ten looks came up to 0.4 s late, the window ends no later than one of them.
+    assert 10 <= row["window_seconds"] < 10.4 + 1e-6
 
 
 def test_one_missing_part_makes_a_sum_missing(machine: Machine) -> None:
