@@ -35,6 +35,7 @@ def spin_in(group: LimitedGroup, count: int, limit: float) -> None:
     group.limit(limit)
     for body in SPINNER * count:
         group.start(body)
+    time.sleep(0.5)  # a slow (emulated) machine takes a while to fork: those not there yet would seem idle
 
 
 def until(condition: Callable[[], bool]) -> None:
