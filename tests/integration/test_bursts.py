@@ -15,6 +15,8 @@ import pytest
 
 from tests.integration.harness import Ansible
 
+pytestmark = pytest.mark.quiet
+
 BURSTS = """
 import time
 while True:

@@ -15,6 +15,8 @@ import pytest
 from lab.settings import PROJECT
 from tests.integration.harness import Ansible, Swarm, wait_for
 
+pytestmark = pytest.mark.quiet
+
 NODE = "kvm2"
 TOLERANCE = 0.05
 WINDOW = 8

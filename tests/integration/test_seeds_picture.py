@@ -18,6 +18,8 @@ import pytest
 from lab import estate
 from tests.integration.harness import Ansible, Swarm
 
+pytestmark = pytest.mark.quiet
+
 #: Cores wanted in the seeds' measurement, and the CPU limit of the table.
 SEEDS = {
     "backend-django-crm": (10.8, 1.0),

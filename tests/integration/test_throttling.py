@@ -14,6 +14,8 @@ import pytest
 
 from tests.integration.harness import Ansible, Swarm
 
+pytestmark = pytest.mark.quiet
+
 WINDOW = 8
 TOLERANCE = 0.05
 ATTEMPTS = 3
