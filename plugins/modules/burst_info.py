@@ -12,8 +12,9 @@ DOCUMENTATION = r"""
 module: burst_info
 short_description: Report CPU bursts of containers and the limits that would serve them
 version_added: 0.1.0
-author:
-  - Even Keel contributors (@evenkeel)
+extends_documentation_fragment:
+  - evenkeel.swarm.host
+  - evenkeel.swarm.host.look
 description:
   - Samples the CPU counters of containers many times a second for a short while, and reports the highest usage over
     100 to 1000 milliseconds, how large the bursts of work are, and which CPU limit would serve one within a given time.
@@ -27,24 +28,6 @@ notes:
     a node that has CPUs free; work for other containers comes on top.
   - How many cores a burst can use at once is only seen as far as the limit lets it. With a limit that is used up within
     a few milliseconds it may be more than C(cores_at_once).
-requirements:
-  - Python >= 3.11
-attributes:
-  check_mode:
-    description: Can run in check mode and return what it would in a normal run.
-    support: full
-    details:
-      - This action does not change anything.
-  diff_mode:
-    description: Returns details on what has changed (or would change).
-    support: N/A
-    details:
-      - This action does not change anything.
-  idempotent:
-    description: A second run with the same options changes nothing.
-    support: N/A
-    details:
-      - This action does not change anything. Two runs measure two windows.
 options:
   services:
     description:
@@ -75,16 +58,6 @@ options:
     type: list
     elements: float
     default: [100, 250, 1000]
-  docker_host:
-    description:
-      - The engine's unix socket. Other transports are refused, as the counters are those of this host.
-    type: str
-    default: unix:///var/run/docker.sock
-  cgroup_root:
-    description:
-      - Where the cgroup hierarchies are mounted.
-    type: path
-    default: /sys/fs/cgroup
 """
 
 EXAMPLES = r"""

@@ -10,8 +10,9 @@ DOCUMENTATION = r"""
 module: demand_probe
 short_description: Find a service's CPU demand by raising its limit for some minutes
 version_added: 0.1.0
-author:
-  - Even Keel contributors (@evenkeel)
+extends_documentation_fragment:
+  - evenkeel.swarm.host
+  - evenkeel.swarm.host.proc
 description:
   - For a service whose demand is V(unidentifiable) (its threads never pause under the limit, so a small backlog and a
     large appetite look alike). Measures it at its limit, raises the limit of its running tasks on this host, measures
@@ -31,7 +32,6 @@ notes:
   - One probe at a time on a host.
   - The module talks to the engine with the standard library alone. Workers need no Docker SDK.
 requirements:
-  - Python >= 3.11
   - root on the host, and systemd
   - Docker API >= 1.41 (Docker Engine 20.10)
 attributes:
@@ -98,21 +98,6 @@ options:
     description:
       - A file on the host to append one line of JSON to for each event, so that a long run can be watched.
     type: path
-  docker_host:
-    description:
-      - The engine's unix socket. Other transports are refused, as the counters are those of this host.
-    type: str
-    default: unix:///var/run/docker.sock
-  cgroup_root:
-    description:
-      - Where the cgroup hierarchies are mounted.
-    type: path
-    default: /sys/fs/cgroup
-  proc_root:
-    description:
-      - Where the proc file system of the host is mounted.
-    type: path
-    default: /proc
 seealso:
   - module: evenkeel.swarm.throttling_info
 """

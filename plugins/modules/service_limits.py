@@ -462,9 +462,9 @@ def _events(path: str | None) -> Iterator[EventWriter]:
         yield event_writer(handle)
 
 
-def main() -> None:
-    """Entry point."""
-    module = AnsibleModule(
+def define_module() -> AnsibleModule:
+    """Build the module with its options."""
+    return AnsibleModule(
         argument_spec={
             **swarm_argument_spec(),
             "table": {"type": "list", "elements": "dict", "required": True},
@@ -479,6 +479,11 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+
+
+def main() -> None:
+    """Run the module."""
+    module = define_module()
     for option in ("parallel", "timeout"):
         if not module.params[option] > 0:
             fail(module, SwarmError("invalid_option", f"{option}: {module.params[option]} is not more than 0"))

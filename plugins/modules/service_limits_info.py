@@ -175,12 +175,17 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._swarm import (
 )
 
 
-def main() -> None:
-    """Entry point."""
-    module = AnsibleModule(
+def define_module() -> AnsibleModule:
+    """Build the module with its options."""
+    return AnsibleModule(
         argument_spec={**swarm_argument_spec(), "table": {"type": "list", "elements": "dict"}},
         supports_check_mode=True,
     )
+
+
+def main() -> None:
+    """Run the module."""
+    module = define_module()
     try:
         module.exit_json(changed=False, **_look(module))
     except SwarmError as error:

@@ -12,8 +12,10 @@ DOCUMENTATION = r"""
 module: throttling_info
 short_description: Report CPU throttling, demand and memory of the containers on a host
 version_added: 0.1.0
-author:
-  - Even Keel contributors (@evenkeel)
+extends_documentation_fragment:
+  - evenkeel.swarm.host
+  - evenkeel.swarm.host.proc
+  - evenkeel.swarm.host.look
 description:
   - Watches every container of the local Docker engine for a while and reports, for each container, Swarm task and
     Swarm service and for the host, how much CPU was used, how hard the CPU limit cut in, and how much CPU would be
@@ -30,28 +32,12 @@ notes:
     not spent waiting for a CPU. In regime V(rough) the threads could not be followed and usage is divided by the time
     not lost to stalls (PSI). In regime V(unidentifiable) only the interval from C(lower) to C(upper) is known.
   - The estimate of a V(saturated) container assumes that its threads do the same work per round however long a round
-    takes. A server with an arrival rate of its own that is only just overloaded may be overestimated.
+    takes. A server with an arrival rate of its own that is only just overloaded may be overestimated, and threads that
+    wait for each other inside one container are underestimated; M(evenkeel.swarm.demand_probe) tells.
   - Throttled time is summed over CPUs by the kernel, and newer kernels report less of it for the same load. Do not
     add it to the usage, and do not compare it across a kernel upgrade.
 requirements:
-  - Python >= 3.11
   - Linux with schedstat (C(CONFIG_SCHED_INFO)), which distributions' kernels have
-attributes:
-  check_mode:
-    description: Can run in check mode and return what it would in a normal run.
-    support: full
-    details:
-      - This action does not change anything.
-  diff_mode:
-    description: Returns details on what has changed (or would change).
-    support: N/A
-    details:
-      - This action does not change anything.
-  idempotent:
-    description: A second run with the same options changes nothing.
-    support: N/A
-    details:
-      - This action does not change anything. Two runs measure two windows.
 options:
   window:
     description:
@@ -65,21 +51,6 @@ options:
         come and go, and cost more CPU.
     type: float
     default: 1
-  docker_host:
-    description:
-      - The engine's unix socket. Other transports are refused, as the counters are those of this host.
-    type: str
-    default: unix:///var/run/docker.sock
-  cgroup_root:
-    description:
-      - Where the cgroup hierarchies are mounted.
-    type: path
-    default: /sys/fs/cgroup
-  proc_root:
-    description:
-      - Where the proc file system of the host is mounted.
-    type: path
-    default: /proc
   accounting:
     description:
       - How the run time and the run delay of threads are counted.

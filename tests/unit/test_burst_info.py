@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from ansible_collections.evenkeel.swarm.plugins.module_utils import _burst_text, _burst_watch, _cgroup
 from ansible_collections.evenkeel.swarm.plugins.module_utils._containers import Container
 from ansible_collections.evenkeel.swarm.plugins.modules import burst_info
@@ -208,14 +207,3 @@ def test_bad_numbers_are_named(options: dict[str, Any], field: str) -> None:
 
 def test_good_numbers_pass() -> None:
     assert burst_info.option_errors({"window": 120, "interval": 0.002, "within": [1, 60000]}) == []
-
-
-def test_documentation_matches_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: dict[str, Any] = {}
-    monkeypatch.setattr(burst_info, "AnsibleModule", lambda **kwargs: seen.update(kwargs))
-    burst_info.define_module()
-    documented = yaml.safe_load(burst_info.DOCUMENTATION)["options"]
-    keys = ("type", "default", "elements")
-    assert {name: {key: option[key] for key in keys if key in option} for name, option in documented.items()} == (
-        seen["argument_spec"]
-    )

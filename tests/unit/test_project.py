@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -99,6 +100,35 @@ def test_typos_in_a_row_are_rejected_before_any_task(row: dict[str, Any], proble
 
 
 # --- modules and filters ---
+
+
+@pytest.fixture(scope="module")
+def documented() -> dict[str, Any]:
+    """Each module's documentation as ansible-doc reads it, fragments included."""
+    names = [f"evenkeel.swarm.{name}" for name in MODULES]
+    shown = run("ansible-doc", "--json", "--type", "module", *names)
+    assert shown.returncode == 0, shown.stderr
+    return {name.rpartition(".")[2]: entry["doc"] for name, entry in json.loads(shown.stdout).items()}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_modules_options_are_those_it_documents(
+    module: str, documented: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Any] = {}
+    code = importlib.import_module(f"ansible_collections.evenkeel.swarm.plugins.modules.{module}")
+    monkeypatch.setattr(code, "AnsibleModule", lambda **options: seen.update(options))
+    code.define_module()
+    keys = {"type": "str", "default": None, "choices": None, "elements": None, "required": False}
+
+    def comparable(options: dict[str, Any]) -> dict[str, Any]:
+        return {
+            name: {key: option.get(key, absent) for key, absent in keys.items()} for name, option in options.items()
+        }
+
+    assert comparable(documented[module]["options"]) == comparable(seen["argument_spec"])
+    assert seen["supports_check_mode"] is True
+    assert {"check_mode", "diff_mode", "idempotent"} <= set(documented[module]["attributes"])
 
 
 def test_action_group_names_every_module() -> None:

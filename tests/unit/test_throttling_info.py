@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from ansible_collections.evenkeel.swarm.plugins.modules import throttling_info
 
 REPO = Path(__file__).parents[2]
@@ -30,16 +29,6 @@ def run(**options: Any) -> dict[str, Any]:
     )
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
-
-
-def test_documentation_matches_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: dict[str, Any] = {}
-    monkeypatch.setattr(throttling_info, "AnsibleModule", lambda **kwargs: seen.update(kwargs))
-    throttling_info.define_module()
-    documented = yaml.safe_load(throttling_info.DOCUMENTATION)["options"]
-    assert seen["supports_check_mode"] is True
-    kept = ("type", "default", "choices")
-    assert {name: {key: o[key] for key in kept if key in o} for name, o in documented.items()} == seen["argument_spec"]
 
 
 @pytest.mark.parametrize(
