@@ -284,13 +284,16 @@ def _missing_threads(cpu: CpuWindow, upper: float | None) -> str | None:
 
 
 def _without_threads(cpu: CpuWindow, usage: float, problem: str) -> Demand:
-    # Whoever starts threads that come and go waits for them: its idle time is no pause of its own, so E is no bound.
-    upper = None if cpu.counted is None else max(usage, runnable(cpu.counted))
+    if cpu.counted is not None:
+        # Whoever starts threads that come and go waits for them: its idle time is no pause of its own, so E is no
+        # bound. With a bound there is no need for a rough number (four times too low was seen).
+        return Demand(
+            None, usage, max(usage, runnable(cpu.counted)), UNIDENTIFIABLE, f"{problem}; raise the limit to see"
+        )
     if cpu.pressure_full is None or cpu.pressure_full >= 1:
-        return Demand(None, usage, upper, UNIDENTIFIABLE, problem)
+        return Demand(None, usage, None, UNIDENTIFIABLE, problem)
     estimate = usage / (1 - cpu.pressure_full)
-    estimate = estimate if upper is None else min(estimate, upper)
-    return Demand(estimate, usage, upper, ROUGH, f"{problem}; usage over the time it was not stalled")
+    return Demand(estimate, usage, None, ROUGH, f"{problem}; usage over the time it was not stalled")
 
 
 def _upper(cpu: CpuWindow, usage: float) -> float | None:

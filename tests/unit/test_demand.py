@@ -177,8 +177,13 @@ BRIEF, LONG_HELD_UP = unfollowed(0.01, 0.02), unfollowed(0.05, 0.5)
         pytest.param({"ended": unfollowed(0, 0)}, "saturated", 1.213, 1.213, id="they did nothing"),
         pytest.param({"ended": BRIEF}, "saturated", 1.243, 1.243, id="they hide less than an estimate's error"),
         pytest.param({"ended": LONG_HELD_UP}, "unidentifiable", None, 3.976, id="they hide too much"),
-        pytest.param({"ended": LONG_HELD_UP, "pressure_full": 0.8}, "rough", 1.25, 3.976, id="PSI instead"),
-        pytest.param({"ended": LONG_HELD_UP, "pressure_full": 0.95}, "rough", 3.976, 3.976, id="PSI, within bounds"),
+        pytest.param(
+            {"ended": LONG_HELD_UP, "pressure_full": 0.8},
+            "unidentifiable",
+            None,
+            3.976,
+            id="a bound beats a rough number",
+        ),
         pytest.param(
             {"threads": CLOSED[:3], "ended": unfollowed(0.0625, 0)}, "saturated", 0.972, 0.972, id="account for usage"
         ),
