@@ -138,6 +138,7 @@ def test_a_report_compares_with_an_earlier_one_and_its_table_undoes_the_change(
     before = swarm.specs()
     report("before")
     assert sorted(path.name for path in (tmp_path / "before").iterdir()) == [
+        "history.jsonl",
         "report.html",
         "throttling.json",
         "throttling.txt",
