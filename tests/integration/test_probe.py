@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.evenkeel.swarm.plugins.module_utils._history import parse_history
 
 from lab.settings import PROJECT
 from tests.integration.harness import Ansible, Swarm, wait_for
@@ -295,7 +296,7 @@ def test_the_playbook_says_what_it_does_and_keeps_the_answer(
         "probe_minutes": 0.5,
         "probe_window": 5,
         "demand_probe_min_idle": 0,
-        "demand_probe_directory": str(tmp_path),
+        "report_directory": str(tmp_path),
     }
     argv = ["ansible-playbook", "playbooks/probe.yml", "-e", json.dumps(variables)]
     environment = {**ansible.environment(), "PATH": f"{PROJECT}/.venv/bin:{os.environ['PATH']}"}
@@ -319,9 +320,9 @@ def test_the_playbook_says_what_it_does_and_keeps_the_answer(
     assert "kvm2: its limit is 0.02 cores again." in screen
     assert "changed=1" not in screen
     assert (held.limits(), held.place()) == before
-    (record,) = (json.loads(line) for line in history.read_text().splitlines())
-    assert (record["source"], record["service"], record["tasks"]) == ("probe", held.name, 1)
-    assert f"{held.name} wants " in screen or record["demand"]["estimate"] is None
+    (record,) = parse_history(history.read_text()).records
+    assert (record.source, record.service, record.tasks) == ("probe", held.name, 1)
+    assert f"{held.name} wants " in screen or record.demand.estimate is None
 
 
 @pytest.mark.parametrize(
