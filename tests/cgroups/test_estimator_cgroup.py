@@ -11,6 +11,7 @@ of them the row is skipped with that reason.
 from __future__ import annotations
 
 import functools
+import os
 from typing import Any
 
 import pytest
@@ -69,12 +70,15 @@ def test_busy_threads_are_all_counted_and_hide_what_they_want(group: LimitedGrou
 @pytest.mark.parametrize("row", TRUTH_TABLE, ids=lambda row: row.name)
 def test_the_estimate_is_the_truth_or_null(group: LimitedGroup, truths: dict[str, float], row: Row) -> None:
     wanted = truths.setdefault(row.program, truths.get(row.program) or true_demand(group, row))
+    processors = len(os.sched_getaffinity(0))
     for _ in range(ATTEMPTS):
         seen = observe(group, PROGRAMS[row.program](), limit_for(row, wanted))
         demand, idle = seen["container"]["demand"], seen["node"]["cpu_idle_share"]
         print(f"SEEN {row.name}: truth {wanted:.4f} idle {idle:.2f} {summary(seen['container'])}")
         if demand["regime"] in row.regimes and is_right(demand, wanted):
             return
+        if demand["estimate"] is None and wanted > processors:
+            pytest.skip(f"{processors} processor can't show what wants {wanted:.1f}; the answer was null")
         assert idle < IDLE_NEEDED, f"{demand} although the truth is {wanted}"
     pytest.skip(f"this machine was busy with other things in {ATTEMPTS} windows")
 
