@@ -101,9 +101,10 @@ def idle_share(thread: ThreadShare) -> float:
 def never_idle(thread: ThreadShare) -> bool:
     """Say whether a thread wanted to run all the time, as far as can be told.
 
-    The ends of the window blur the delay by up to one wait, so idle time below a thread's mean wait is none either.
+    The ends of the window blur the delay by up to one wait, and waits differ, so idle time below two of a thread's mean
+    waits is none either.
     """
-    return thread.run + thread.delay > 0 and idle_share(thread) < max(NEVER_IDLE_SHARE * thread.life, thread.wait)
+    return thread.run + thread.delay > 0 and idle_share(thread) < max(NEVER_IDLE_SHARE * thread.life, 2 * thread.wait)
 
 
 def thread_demand(thread: ThreadShare) -> float:
@@ -145,8 +146,8 @@ def estimate_demand(cpu: CpuWindow) -> Demand:
     missing = _missing_threads(cpu, upper)
     if missing:
         return _without_threads(cpu, cpu.usage, missing)
-    if upper is not None and not _throttled_often(cpu) and not _narrow(cpu.usage, upper):
-        reason = "at its limit but seldom throttled: what it worked off after a burst looks like demand"
+    if upper is not None and not _always_throttled(cpu) and not _narrow(cpu.usage, upper):
+        reason = "at its limit but not throttled all the time: what it works off after a burst looks like demand"
         return Demand(None, cpu.usage, upper, UNIDENTIFIABLE, reason)
     return _saturated_demand(cpu.counted or (), cpu.usage, upper)
 
@@ -193,9 +194,8 @@ def _blocking_reason(cpu: CpuWindow) -> str | None:
 def _saturated(cpu: CpuWindow, usage: float) -> bool:
     if cpu.limit is None or cpu.throttled_periods == 0:
         return False
-    throttled_share = _throttled_share(cpu)
     # Old kernels lose a little of the quota each period: throttled in all of them is held down all the same.
-    if throttled_share is not None and throttled_share >= ALWAYS_THROTTLED_SHARE:
+    if _always_throttled(cpu):
         return True
     # Up to one period's allowance lies on the wrong side of the window's ends. To miss that a container is held down
     # would give a wrong number, so the doubt goes that way unless it was seldom throttled.
@@ -254,6 +254,11 @@ def _hidden(thread: ThreadShare) -> float:
 
 def _throttled_share(cpu: CpuWindow) -> float | None:
     return None if cpu.throttled_periods is None else cpu.throttled_periods * cpu.period / cpu.window
+
+
+def _always_throttled(cpu: CpuWindow) -> bool:
+    share = _throttled_share(cpu)
+    return share is not None and share >= ALWAYS_THROTTLED_SHARE
 
 
 def _throttled_often(cpu: CpuWindow) -> bool:
