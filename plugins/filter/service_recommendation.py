@@ -41,6 +41,16 @@ options:
     description: Hours of windows below which a service is not sized.
     type: float
     default: 1
+  minimum_cpus:
+    description:
+      - The least CPU limit to recommend, in cores, unless today's limit is lower. A start takes more than idling, and
+        no window is long enough to show it.
+    type: float
+    default: 0.05
+  minimum_memory:
+    description: The same for memory, in bytes.
+    type: int
+    default: 67108864
   weights:
     description: Weight of a service in the division, by its name; 1 for all others.
     type: dict
@@ -85,6 +95,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._recommendation imp
     recommend,
 )
 from ansible_collections.evenkeel.swarm.plugins.module_utils._sizing import Settings
+from ansible_collections.evenkeel.swarm.plugins.module_utils._units import MIB
 
 
 def service_recommendation(
@@ -95,6 +106,8 @@ def service_recommendation(
     percentile: float = Settings.percentile,
     margin: float = Settings.margin,
     minimum_hours: float = Settings.least_hours,
+    minimum_cpus: float = 0.05,
+    minimum_memory: int = 64 * MIB,
     weights: Mapping[str, Any] | None = None,
     minimums: Mapping[str, Any] | None = None,
     oversubscription: float = 1.0,
@@ -102,7 +115,7 @@ def service_recommendation(
     """Return the recommendation; raise AnsibleFilterError that names what is wrong."""
     nodes, services = ((report or {}).get(key, []) for key in ("nodes", "services"))
     wishes = Wishes(
-        settings=Settings(percentile, margin, minimum_hours),
+        settings=Settings(percentile, margin, minimum_hours, minimum_cpus, minimum_memory),
         weights=weights or {},
         minimums=minimums or {},
         oversubscription=oversubscription,

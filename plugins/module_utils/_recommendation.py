@@ -24,6 +24,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._sizing import (
 )
 from ansible_collections.evenkeel.swarm.plugins.module_utils._text_table import Column, running_text, table
 from ansible_collections.evenkeel.swarm.plugins.module_utils._units import (
+    MIN_LIMIT_MEMORY,
     MIN_LIMIT_NANO_CPUS,
     NANO,
     UNLIMITED,
@@ -112,6 +113,8 @@ def _check(wishes: Wishes, groups: Mapping[str, Any]) -> None:
         *_range_problem("percentile", settings.percentile, 0.5, 1.0),
         *_range_problem("margin", settings.margin, 0.0, 2.0),
         *_range_problem("minimum_hours", settings.least_hours, 0.0, 24 * 366),
+        *_range_problem("minimum_cpus", settings.least_cpus, LEAST_CPUS, 1024.0),
+        *_range_problem("minimum_memory", settings.least_memory, MIN_LIMIT_MEMORY, 2**50),
         *_range_problem("oversubscription", wishes.oversubscription, 0.1, 100.0),
     ]
     for name, values in (("weights", wishes.weights), ("minimums", wishes.minimums)):

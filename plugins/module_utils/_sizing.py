@@ -71,11 +71,16 @@ LOW, MEDIUM, HIGH = "low", "medium", "high"
 
 @dataclass(frozen=True)
 class Settings:
-    """`percentile` of the load the CPU limit is for, `margin` on top, `least_hours` of windows to say anything."""
+    """`percentile` of the load the CPU limit is for, `margin` on top, `least_hours` of windows to say anything.
+
+    `least_cpus` and `least_memory` (cores, bytes): no target is below them, unless today's limit is.
+    """
 
     percentile: float = 0.95
     margin: float = 0.15
     least_hours: float = 1.0
+    least_cpus: float = MIN_LIMIT_NANO_CPUS / NANO
+    least_memory: int = MIN_LIMIT_MEMORY
 
 
 class Bounds(NamedTuple):
@@ -151,17 +156,29 @@ def size_service(records: Sequence[Record], settings: Settings) -> Size:
     if confidence.hours >= settings.least_hours:
         cpu, reasons = _cpu_bounds(samples, confidence, settings), _cpu_reasons(samples, confidence, settings, measured)
         memory = _size_memory(records)
+    least_cpu = _at_least(cpu, settings.least_cpus, now.cpus)
+    least_memory = _at_least(memory.bounds, settings.least_memory, now.memory)
+    if (least_cpu, least_memory) != (cpu, memory.bounds):
+        reasons = [*reasons, "more than it was seen to need, as a start takes more than idling"]
     return Size(
         service=last.service,
         tasks=last.tasks,
         last_seen=last.at,
         now=now,
-        cpu=cpu,
-        memory=memory.bounds,
+        cpu=least_cpu,
+        memory=least_memory,
         confidence=confidence,
         leak=memory.leak,
         reasons=[*reasons, *memory.reasons],
     )
+
+
+def _at_least(bounds: Bounds, least: float, now: float | None) -> Bounds:
+    """Raise a target to the least that is to be given, but not for that above a limit that holds today."""
+    least = least if now is None else min(least, now)
+    if bounds.target is None or bounds.target >= least:
+        return bounds
+    return bounds._replace(target=least, upper=None if bounds.upper is None else max(bounds.upper, least))
 
 
 def present_limits(records: Sequence[Record]) -> Present:
