@@ -36,8 +36,6 @@ START = datetime(2026, 1, 5, tzinfo=UTC)
 TIMEOUT = 600.0
 # The estimator's error in the saturated regime: its tests allow 5 %.
 ESTIMATE_ERROR = 0.02
-# The sizing's constants were chosen on these seeds; the table is made with others, from 0 on.
-TUNING_SEEDS = range(100, 102)
 # On histories that no limit held down, all see the same; then ours may need this much more room for the same cut.
 SLACK_TOLERANCE = 0.02
 # What the oracle, who knows the days to come, lets a limit cut.

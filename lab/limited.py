@@ -206,19 +206,6 @@ def short_lived_threads(work: float, idle: float = 0.0) -> None:
         time.sleep(idle)
 
 
-def passed_on(work: float) -> Program:
-    """Two processes work in turns, each waiting for the other: together they want one core."""
-    there, back = os.pipe(), os.pipe()
-
-    def take_turns(wait: int, go: int) -> None:
-        while os.read(wait, 1):
-            burn(work)
-            os.write(go, b"t")
-
-    os.write(there[1], b"t")
-    return (lambda: take_turns(there[0], back[1]), lambda: take_turns(back[0], there[1]))
-
-
 def open_loop(workers: int, interval: float, work: float) -> Program:
     """Jobs arrive whether or not the last one is done; workers take them from a pipe."""
     jobs, arrivals = os.pipe()

@@ -11,6 +11,7 @@ from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._demand import Demand, add_demands, add_up
 from ansible_collections.evenkeel.swarm.plugins.module_utils._progress import Progress
+from ansible_collections.evenkeel.swarm.plugins.module_utils._words import demand_text, number
 
 _RECOVERED = "a probe had been killed here; the limit it had left raised is put back."
 
@@ -25,16 +26,16 @@ class ProbeProgress(Progress):
             return f"put the limit of {event['service']} back, which a killed probe had left raised"
         if name == "begin":
             tasks = "1 task" if event["tasks"] == 1 else f"{event['tasks']} tasks"
-            return f"{event['service']}: {tasks} with {event['limit']:g} cores each"
+            return f"{event['service']}: {tasks} with {_limit(event['limit'])} each"
         if name == "measuring":
             left = "" if event["left"] is None else f"; raised for {event['left']:g} s more at most"
-            return f"measuring at {event['limit']:g} cores for {event['seconds']:g} s{left}"
+            return f"measuring at {_limit(event['limit'])} for {event['seconds']:g} s{left}"
         if name == "measured":
-            found = f"used {_cores(event['cpu_used'])}, wants {_wants(event['demand'])}: {event['demand']['reason']}"
-            return f"at {event['limit']:g} cores: {found}"
+            found = f"used {number(event['cpu_used'])}, wants {_wants(event['demand'])}: {event['demand']['reason']}"
+            return f"at {_limit(event['limit'])}: {found}"
         if name == "raised":
-            return f"raised the limit to {event['limit']:g} cores"
-        return f"put the limit back to {event['limit']:g} cores"
+            return f"raised the limit to {_limit(event['limit'])}"
+        return f"put the limit back to {_limit(event['limit'])}"
 
 
 def probe_answer(probes: Sequence[Mapping[str, Any]], measured_at: str) -> dict[str, Any]:
@@ -65,7 +66,7 @@ def predicted_lines(probes: Sequence[Mapping[str, Any]]) -> list[str]:
             continue
         limits = " and then ".join(f"{limit:g}" for limit in result["raised_limits"])
         lines.append(
-            f"{probe['name']}: if its demand can't be known at its limit of {result['limit']:g} cores, would raise it "
+            f"{probe['name']}: if its demand can't be known at its limit of {_limit(result['limit'])}, would raise it "
             f"to {limits or 'nothing higher'} for {result['seconds']:g} s at most, and put it back"
         )
     return lines
@@ -75,7 +76,7 @@ def _sentence(service: str, demand: Demand) -> str:
     if demand.estimate is not None:
         return f"{service} wants {demand.estimate:.2f} cores ({demand.regime}; {demand.reason})."
     return (
-        f"{service}: what it wants is not known, the interval is {_interval(asdict(demand))} cores ({demand.reason})."
+        f"{service}: what it wants is not known, the interval is {demand_text(asdict(demand))} cores ({demand.reason})."
     )
 
 
@@ -83,10 +84,10 @@ def _host_lines(host: str, result: Mapping[str, Any]) -> Iterator[str]:
     for each in result["measurements"]:
         ratio = each["throttled_ratio"]
         throttled = "" if ratio is None else f", throttled in {ratio:.0%} of its periods"
-        limit = f"{each['limit']:g} cores a task" if result["tasks"] > 1 else f"{each['limit']:g} cores"
-        yield f"{host}, at {limit}: used {_cores(each['cpu_used'])}{throttled}, wants {_wants(each['demand'])}"
+        limit = f"{_limit(each['limit'])} a task" if result["tasks"] > 1 else _limit(each["limit"])
+        yield f"{host}, at {limit}: used {number(each['cpu_used'])}{throttled}, wants {_wants(each['demand'])}"
     if result["raised"]:
-        yield f"{host}: its limit is {result['limit']:g} cores again."
+        yield f"{host}: its limit is {_limit(result['limit'])} again."
     if result["refused"]:
         yield f"{host}: not raised{' further' if result['raised'] else ''}, as {result['refused']}."
 
@@ -119,13 +120,8 @@ def _whole(value: float | None) -> int | None:
 
 
 def _wants(demand: Mapping[str, Any]) -> str:
-    estimate = demand["estimate"]
-    return f"{_interval(demand) if estimate is None else _cores(estimate)} ({demand['regime']})"
+    return f"{demand_text(demand)} ({demand['regime']})"
 
 
-def _interval(demand: Mapping[str, Any]) -> str:
-    return f"{_cores(demand['lower'])}..{_cores(demand['upper'])}"
-
-
-def _cores(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+def _limit(cores: float) -> str:
+    return f"{cores:g} {'core' if cores == 1 else 'cores'}"

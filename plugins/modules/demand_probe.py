@@ -214,8 +214,8 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._containers import 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._engine import DEFAULT_DOCKER_HOST, EngineError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._progress import EventWriter, event_writer
 from ansible_collections.evenkeel.swarm.plugins.module_utils._throttling import measure
+from ansible_collections.evenkeel.swarm.plugins.module_utils._units import NANO
 
-NANO = 1_000_000_000
 # Quotas are whole microseconds of a period of 100 ms.
 LIMIT_TOLERANCE = 0.0001
 # The timer comes this much after the probe should be done, so that it never comes into one.

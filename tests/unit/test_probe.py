@@ -201,7 +201,7 @@ def test_the_answer_of_two_hosts_is_one_record_and_words() -> None:
     found = probe_answer(probes, "2026-11-22T06:00:00+00:00")
     assert found["lines"][0] == "crm wants 2.00 cores (unsaturated; seen)."
     assert "kvm4, at 2 cores: used 1.00, throttled in 50% of its periods, wants 1.60 (unsaturated)" in found["lines"]
-    assert "kvm4: its limit is 1 cores again." in found["lines"]
+    assert "kvm4: its limit is 1 core again." in found["lines"]
     assert any(line.startswith("kvm2: a probe had been killed here") for line in found["lines"])
     assert found["record"] == {
         "at": "2026-11-22T06:00:00+00:00",
@@ -235,7 +235,7 @@ def test_a_check_run_in_words() -> None:
     there = {"found": True, "service": "crm", "limit": 1.0, "raised_limits": [2.0, 4.0], "seconds": 240.0}
     probes = [{"name": "kvm4", "result": there}, {"name": "kvm2", "result": {"found": False, "service": "crm"}}]
     assert predicted_lines(probes) == [
-        "kvm4: if its demand can't be known at its limit of 1 cores, would raise it to 2 and then 4 for 240 s at most, "
+        "kvm4: if its demand can't be known at its limit of 1 core, would raise it to 2 and then 4 for 240 s at most, "
         "and put it back",
         "kvm2: no running task of crm",
     ]
