@@ -59,11 +59,11 @@ def test_a_probe_says_what_it_does_and_how_long_it_takes() -> None:
     )
     assert list(ProbeProgress("kvm4").read(text)) == [
         "kvm4: put the limit of other back, which a killed probe had left raised",
-        "kvm4: crm: 1 task with 1 cores each",
-        "kvm4: measuring at 1 cores for 60 s",
-        "kvm4: at 1 cores: used 1.00, wants 1.00..– (unidentifiable): never idle",
+        "kvm4: crm: 1 task with 1 core each",
+        "kvm4: measuring at 1 core for 60 s",
+        "kvm4: at 1 core: used 1.00, wants 1.00+ (unidentifiable): never idle",
         "kvm4: raised the limit to 2 cores",
         "kvm4: measuring at 2 cores for 60 s; raised for 240 s more at most",
         "kvm4: at 2 cores: used 1.62, wants 1.62 (unsaturated): less than its limit",
-        "kvm4: put the limit back to 1 cores",
+        "kvm4: put the limit back to 1 core",
     ]
