@@ -261,7 +261,8 @@ TRUTH_TABLE = (
     Row("open 3 ms every 10 ms", 0.20, None, 4.15, UNIDENTIFIABLE),
     # Held up once, it catches up at the limit: then how much it wants is open.
     Row("open 3 ms every 10 ms", 0.32, None, 0.321, UNSATURATED | SATURATED | UNIDENTIFIABLE),
-    Row("burst 2 x 150 ms/s", 0.35, 0.3, None, UNSATURATED),
+    # The limit lies above what it wants, but a closed loop that works in step looks the same.
+    Row("burst 2 x 150 ms/s", 0.35, 0.3, None, UNSATURATED | UNIDENTIFIABLE),
 )
 
 

@@ -9,6 +9,8 @@ from a window short of idle time is measured again, and after three of them the 
 
 from __future__ import annotations
 
+import functools
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -28,15 +30,20 @@ WITHIN = (400.0, 1000.0)
 
 
 def burst_program(width: int) -> tuple[Callable[[], None], ...]:
-    """`width` processes that start together 1.63 s after their last start: no multiple of the period."""
+    """`width` processes that start together 1.63 s after their last start: no multiple of the period.
 
-    def body() -> None:
+    Each has a processor of its own: the scheduler may wake both on one, and then it is one core that the burst uses.
+    """
+    processors = sorted(os.sched_getaffinity(0))
+
+    def body(processor: int) -> None:
+        os.sched_setaffinity(0, {processor})
         beat = 1.63
         while True:
             time.sleep(beat - time.monotonic() % beat)
             burn(BURST_MS / 1000 / width)
 
-    return (body,) * width
+    return tuple(functools.partial(body, processors[each % len(processors)]) for each in range(width))
 
 
 def watch(group: LimitedGroup, limit: float, width: int) -> tuple[dict[str, Any], float]:
