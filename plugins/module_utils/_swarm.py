@@ -117,6 +117,10 @@ class Swarm:
             "conflict", f"other writers changed the service faster than it could be updated, {CONFLICT_TRIES} times"
         )
 
+    def request(self, method: str, path: str, body: Json = None) -> Json:
+        """Send any request to the engine's API; returns the decoded answer, None for an empty one."""
+        return self._request(method, path, body)
+
     def _list(self, path: str) -> list[Json]:
         # An empty list may come as null.
         return list((self._get(path) if self.docker_host.startswith("unix://") else self._request("GET", path)) or [])

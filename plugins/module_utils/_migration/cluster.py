@@ -1,0 +1,174 @@
+# Copyright: Even Keel contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The Swarm as a move sees it: services, tasks, node labels, secrets. For several threads."""
+
+from __future__ import annotations
+
+import base64
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
+from ansible_collections.evenkeel.swarm.plugins.module_utils._swarm import CONFLICT_TRIES, Swarm, SwarmError
+
+Spec = dict[str, Any]
+#: On every object that a move makes; its value is the unit's name.
+OURS = "evenkeel.migration"
+
+
+@dataclass(frozen=True)
+class Node:
+    """A Swarm node. `cpus` in cores, `memory` in bytes, `address` as Swarm has it."""
+
+    id: str
+    hostname: str
+    address: str
+    cpus: float
+    memory: int
+    ready: bool
+    manager: bool
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Running:
+    """A running task: the node's hostname and the container's id."""
+
+    task: str
+    node: str
+    container: str
+
+
+class Cluster:
+    """One manager's API. Raises MoveError, with the Swarm's code and words."""
+
+    def __init__(self, swarm: Swarm) -> None:
+        self._swarm = swarm
+        self._lock = threading.RLock()
+
+    def nodes(self) -> dict[str, Node]:
+        """Return the nodes by hostname."""
+        return {node.hostname: node for node in map(_node, self._request("GET", "/nodes"))}
+
+    def services(self) -> list[dict[str, Any]]:
+        """Return all services as the API has them."""
+        return list(self._request("GET", "/services") or [])
+
+    def find_service(self, name: str) -> dict[str, Any] | None:
+        """Return the service of exactly that name, None if there is none."""
+        return next((each for each in self.services() if each["Spec"]["Name"] == name), None)
+
+    def service(self, name: str) -> dict[str, Any]:
+        """Return the service of exactly that name; raises MoveError `no_service`."""
+        found = self.find_service(name)
+        if found is None:
+            raise MoveError("no_service", f"there is no service {name}")
+        return found
+
+    def tasks(self, service_id: str) -> list[dict[str, Any]]:
+        """Return the tasks of a service that Swarm remembers."""
+        return [task for task in self._request("GET", "/tasks") or [] if task["ServiceID"] == service_id]
+
+    def running(self, name: str) -> list[Running]:
+        """Return the running tasks of a service; none if there is no such service."""
+        service = self.find_service(name)
+        if service is None:
+            return []
+        hostnames: dict[Any, str] = {node.id: node.hostname for node in self.nodes().values()}
+        return [
+            Running(
+                task["ID"], hostnames.get(task.get("NodeID"), "?"), task["Status"]["ContainerStatus"]["ContainerID"]
+            )
+            for task in self.tasks(service["ID"])
+            if task["Status"]["State"] == "running"
+        ]
+
+    def edit_service(self, name: str, edit: Callable[[Spec], None]) -> bool:
+        """Change a service's spec in place by `edit`, on a fresh read; returns whether that changed anything."""
+        changed = False
+
+        def whole(spec: Spec) -> Spec:
+            nonlocal changed
+            before = repr(spec)
+            edit(spec)
+            changed = repr(spec) != before
+            return spec
+
+        service = self.service(name)
+        whole(service["Spec"])
+        if changed:
+            self._safely(lambda: self._swarm.update_service(service["ID"], whole))
+        return changed
+
+    def create_service(self, spec: Spec) -> str:
+        """Create a service; returns its id."""
+        return str(self._request("POST", "/services/create", spec)["ID"])
+
+    def remove_service(self, name: str) -> None:
+        """Remove a service; nothing if there is none."""
+        found = self.find_service(name)
+        if found is not None:
+            self._request("DELETE", f"/services/{found['ID']}")
+
+    def label_node(self, hostname: str, label: str, value: str | None) -> None:
+        """Put a label on a node, or with None take it off."""
+        for _ in range(CONFLICT_TRIES):
+            [node] = [each for each in self._request("GET", "/nodes") if each["Description"]["Hostname"] == hostname]
+            spec = node["Spec"]
+            labels = {key: each for key, each in (spec.get("Labels") or {}).items() if key != label}
+            spec["Labels"] = labels if value is None else {**labels, label: value}
+            try:
+                self._request("POST", f"/nodes/{node['ID']}/update?version={node['Version']['Index']}", spec)
+            except MoveError as error:
+                if error.code != "conflict":
+                    raise
+            else:
+                return
+        raise MoveError("conflict", f"other writers changed the node {hostname} all the time")
+
+    def secret(self, name: str) -> str | None:
+        """Return a secret's id, None if there is none of that name."""
+        found = [each["ID"] for each in self._request("GET", "/secrets") or [] if each["Spec"]["Name"] == name]
+        return found[0] if found else None
+
+    def create_secret(self, name: str, content: str, unit: str) -> str:
+        """Create a secret; returns its id."""
+        data = base64.b64encode(content.encode()).decode()
+        return str(self._request("POST", "/secrets/create", {"Name": name, "Data": data, "Labels": {OURS: unit}})["ID"])
+
+    def remove_secret(self, name: str) -> None:
+        """Remove a secret; nothing if there is none."""
+        found = self.secret(name)
+        if found is not None:
+            self._request("DELETE", f"/secrets/{found}")
+
+    def networks(self) -> list[dict[str, Any]]:
+        """Return all networks as the API has them."""
+        return list(self._request("GET", "/networks") or [])
+
+    def _request(self, method: str, path: str, body: Any = None) -> Any:
+        return self._safely(lambda: self._swarm.request(method, path, body))
+
+    def _safely(self, call: Callable[[], Any]) -> Any:
+        with self._lock:
+            try:
+                return call()
+            except SwarmError as error:
+                raise MoveError(error.code, f"the Swarm: {error.message}", **error.details) from error
+
+
+def _node(node: Mapping[str, Any]) -> Node:
+    resources = node["Description"]["Resources"]
+    return Node(
+        id=node["ID"],
+        hostname=node["Description"]["Hostname"],
+        address=node["Status"].get("Addr", ""),
+        cpus=resources["NanoCPUs"] / 10**9,
+        memory=resources["MemoryBytes"],
+        ready=node["Status"]["State"] == "ready" and node["Spec"]["Availability"] == "active",
+        manager=node["Spec"]["Role"] == "manager",
+        labels=node["Spec"].get("Labels") or {},
+    )

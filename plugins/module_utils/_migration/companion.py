@@ -1,0 +1,96 @@
+# Copyright: Even Keel contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A companion: a Swarm service of ours that holds a parked copy of a service's data on one node.
+
+It is a Swarm service, not a plain container, because only those join every overlay network, get secrets, and come back
+after the engine was killed. Its spec is the service's own, so image, configuration, secrets and networks are the same.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.cluster import OURS, Cluster, Running, Spec
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import wait_until
+
+_NANO = 10**9
+
+
+def companion_spec(
+    service: Spec,
+    *,
+    name: str,
+    unit: str,
+    node_id: str,
+    command: Sequence[str],
+    data: Mapping[str, str],
+    user: str | None = None,
+    secrets: Sequence[Mapping[str, Any]] = (),
+) -> Spec:
+    """Return the spec of a companion of `service` (a service's whole spec).
+
+    `command` replaces entrypoint and arguments. `data`: volume -> path on the node that stands in for it; other volumes
+    of the service are not mounted. `user` as Docker takes it. `secrets`: more of ContainerSpec.Secrets.
+    """
+    task = copy.deepcopy(service["TaskTemplate"])
+    container = task["ContainerSpec"]
+    container["Command"] = list(command)
+    container.pop("Args", None)
+    if user is not None:
+        container["User"] = user
+    container["Healthcheck"] = {"Test": ["NONE"]}
+    container["Labels"] = {OURS: unit}
+    container["Secrets"] = [*(container.get("Secrets") or []), *secrets]
+    container["Mounts"] = [
+        {"Type": "bind", "Source": data[mount["Source"]], "Target": mount["Target"]}
+        for mount in container.get("Mounts") or []
+        if mount.get("Source") in data
+    ]
+    networks = task.get("Networks") or service.get("Networks") or []
+    task["Networks"] = [{"Target": network["Target"]} for network in networks]
+    task["Placement"] = {"Constraints": [f"node.id=={node_id}"]}
+    task["RestartPolicy"] = {"Condition": "any", "Delay": _NANO}
+    limits = (task.get("Resources") or {}).get("Limits")
+    task["Resources"] = {"Limits": limits} if limits else {}
+    task["ForceUpdate"] = 0
+    return {
+        "Name": name,
+        "Labels": {OURS: unit},
+        "TaskTemplate": task,
+        "Mode": {"Replicated": {"Replicas": 1}},
+        "UpdateConfig": {"Parallelism": 1, "Order": "stop-first", "FailureAction": "pause"},
+        "EndpointSpec": {"Mode": "dnsrr"},
+    }
+
+
+def start_companion(cluster: Cluster, spec: Spec, seconds: float = 60) -> Running:
+    """Create a companion, or find it, and wait until it runs. Raises MoveError with what its task says."""
+    if cluster.find_service(spec["Name"]) is None:
+        cluster.create_service(spec)
+    try:
+        wait_until(lambda: bool(cluster.running(spec["Name"])), seconds, f"{spec['Name']} to run")
+    except MoveError as error:
+        raise MoveError("companion_failed", f"{error.message}: {_last_word(cluster, spec['Name'])}") from error
+    return cluster.running(spec["Name"])[0]
+
+
+def stop_companion(cluster: Cluster, name: str, seconds: float = 60) -> None:
+    """Remove a companion and wait until Swarm has forgotten its tasks."""
+    found = cluster.find_service(name)
+    if found is not None:
+        cluster.remove_service(name)
+        wait_until(lambda: not _alive(cluster, found["ID"]), seconds, f"{name} to be gone")
+
+
+def _alive(cluster: Cluster, service_id: str) -> bool:
+    ended = ("complete", "failed", "shutdown", "rejected", "orphaned", "remove")
+    return any(task["Status"]["State"] not in ended for task in cluster.tasks(service_id))
+
+
+def _last_word(cluster: Cluster, name: str) -> str:
+    tasks = sorted(cluster.tasks(cluster.service(name)["ID"]), key=lambda task: task["CreatedAt"], reverse=True)
+    return next((task["Status"]["Err"] for task in tasks if task["Status"].get("Err")), "its task says nothing")

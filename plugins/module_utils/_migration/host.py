@@ -1,0 +1,144 @@
+# Copyright: Even Keel contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Run things on a host of the Swarm: on this one, or over SSH with the key that the role made for the move."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shlex
+import subprocess
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
+
+# What ssh itself returns when it can't connect or loses the connection.
+SSH_FAILED = 255
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended: exit status and what it wrote, decoded."""
+
+    status: int
+    out: str
+    err: str
+
+
+class Host(ABC):
+    """A host, named as its Swarm node is. Commands are argument vectors; no shell reads them."""
+
+    name: str
+
+    @abstractmethod
+    def _argv(self, argv: Sequence[str], env: Mapping[str, str]) -> list[str]:
+        """Return the command to start on this machine."""
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: str | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout: float = 60,
+        check: bool = True,
+    ) -> Done:
+        """Run a command and wait for its end.
+
+        What is secret goes into `stdin`, never into argv, and not into `env` either, which stands in argv over SSH.
+        Raises MoveError: `host_unreachable`, `timeout`, and with `check` `command_failed` with its last words.
+        """
+        command = self._argv(argv, env or {})
+        what = f"{argv[0]} on {self.name}"
+        try:
+            ended = subprocess.run(
+                command,
+                input=stdin or "",
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=timeout,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise MoveError("timeout", f"{what} did not end within {timeout:g} s", host=self.name) from error
+        except FileNotFoundError as error:
+            raise MoveError("command_failed", f"{command[0]} is not installed, and the move needs it") from error
+        done = Done(ended.returncode, ended.stdout, ended.stderr)
+        self._raise_if_unreachable(done)
+        if check and done.status:
+            said = (done.err or done.out).strip()[-600:]
+            raise MoveError("command_failed", f"{what} failed (exit {done.status}): {said}", host=self.name)
+        return done
+
+    def call(self, module: ModuleType, function: str, *, timeout: float = 60, **arguments: Any) -> Any:
+        """Call a function of a module of `on_host` there; arguments and the answer are JSON.
+
+        The module's source is sent along, so it may use the standard library only. An OSError or ValueError there
+        comes back as a MoveError `failed_on_host` with its text.
+        """
+        script = _SCRIPT.format(source=inspect.getsource(module), function=function, arguments=json.dumps(arguments))
+        done = self.run(["python3", "-I", "-"], stdin=script, timeout=timeout, check=False)
+        if done.status:
+            said = done.err.strip().splitlines()[-1:] or [f"exit {done.status}"]
+            raise MoveError("failed_on_host", f"{self.name}: {said[0]}", host=self.name)
+        answer = json.loads(done.out.splitlines()[-1])
+        if "error" in answer:
+            raise MoveError("failed_on_host", f"{self.name}: {answer['error']}", host=self.name)
+        return answer["result"]
+
+    @abstractmethod
+    def _raise_if_unreachable(self, done: Done) -> None:
+        """Raise MoveError if the command never got there."""
+
+
+_SCRIPT = """{source}
+
+import json as _json
+try:
+    _answer = {{"result": {function}(**_json.loads({arguments!r}))}}
+except (OSError, ValueError) as _error:
+    _answer = {{"error": str(_error)}}
+print(_json.dumps(_answer))
+"""
+
+
+class LocalHost(Host):
+    """The host that the engine runs on."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def _argv(self, argv: Sequence[str], env: Mapping[str, str]) -> list[str]:
+        assigned = ["env", *(f"{key}={value}" for key, value in env.items())] if env else []
+        return [*assigned, *argv]
+
+    def _raise_if_unreachable(self, done: Done) -> None:
+        """Do nothing: there is no way to it that could fail."""
+
+
+class SshHost(Host):
+    """Another host, over SSH. One connection is kept open and shared by all commands."""
+
+    def __init__(self, name: str, options: Sequence[str], destination: str) -> None:
+        self.name = name
+        self.options = list(options)
+        self.destination = destination
+
+    def command(self) -> list[str]:
+        """Return the ssh command without the destination, as rsync takes it for `--rsh`."""
+        return ["ssh", *self.options]
+
+    def _argv(self, argv: Sequence[str], env: Mapping[str, str]) -> list[str]:
+        assigned = ["env", *(f"{key}={value}" for key, value in env.items())] if env else []
+        return [*self.command(), "--", self.destination, shlex.join([*assigned, *argv])]
+
+    def _raise_if_unreachable(self, done: Done) -> None:
+        if done.status == SSH_FAILED:
+            said = done.err.strip().splitlines()[-1:] or ["no answer"]
+            raise MoveError("host_unreachable", f"{self.name} can't be reached over SSH: {said[0]}", host=self.name)

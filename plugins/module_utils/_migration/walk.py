@@ -1,0 +1,160 @@
+# Copyright: Even Keel contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Steps as data, and the one place that walks them: probe, write the intent down, do, see that it is so."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
+
+DONE = "done"  # the probe says that there is nothing to do
+DID = "did"
+WOULD = "would"  # check mode: a run would do it
+UNDONE = "undone"
+
+
+class Tell(Protocol):
+    """Takes a step's progress: any of `bytes`, `total`, `lag` (bytes or seconds), `eta` (seconds), `text`."""
+
+    def __call__(self, **numbers: Any) -> None:
+        """Tell."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a move.
+
+    `probe() -> bool`: whether what the step is for is so already, observed, never remembered.
+    `do(tell)`: make it so; safe to run again after a kill at any point. Raises MoveError.
+    `undo()`: take it back, None where nothing is to be taken back; safe to run again, and where `do` never ran.
+    `deadline`: seconds that `do` may take; `do` itself keeps it where it waits (see wait_until).
+    `id` is unique in the unit: verb.part.what, e.g. `precopy.saleor-postgres.basebackup`.
+    `changes`: False for a step that only checks; it never counts as a change. Such a step's `probe` raises MoveError
+    where the check fails, and its `do` is not called.
+    """
+
+    id: str
+    title: str
+    host: str
+    probe: Callable[[], bool]
+    do: Callable[[Tell], None]
+    deadline: float = 60
+    undo: Callable[[], None] | None = None
+    changes: bool = True
+
+
+@dataclass(frozen=True)
+class Together:
+    """Lanes of steps that don't depend on each other: walked side by side, each lane in its order."""
+
+    lanes: Sequence[Sequence[Step]]
+
+
+Stage = Step | Together
+
+
+class Record(Protocol):
+    """What the walk needs of a journal. Every entry is on disk when the call returns."""
+
+    def intent(self, step: str) -> None:
+        """Write down that a step begins."""
+
+    def outcome(self, step: str, event: str, details: Mapping[str, Any]) -> None:
+        """Write down what came of a step."""
+
+
+@dataclass
+class Walk:
+    """Walks stages and remembers what became of each step."""
+
+    journal: Record
+    say: Callable[[str, Mapping[str, Any]], None]
+    check: bool = False
+    outcomes: list[dict[str, Any]] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def changed(self) -> bool:
+        """Whether any step changed something, or in check mode would."""
+        return any(outcome["outcome"] in (DID, WOULD, UNDONE) for outcome in self.outcomes)
+
+    def forward(self, stages: Sequence[Stage]) -> None:
+        """Bring every step about, in order; stops at the first that fails, by raising its MoveError."""
+        for stage in stages:
+            if isinstance(stage, Step):
+                self._step(stage)
+            else:
+                self._side_by_side(stage)
+
+    def back(self, steps: Sequence[Step]) -> None:
+        """Undo steps, the last first."""
+        for step in reversed(steps):
+            if step.undo is None:
+                continue
+            if self.check:
+                self._note(step, WOULD, 0.0)
+                continue
+            began = time.monotonic()
+            self.say("undo_started", {"step": step.id, "title": step.title, "host": step.host})
+            self.journal.intent(f"undo:{step.id}")
+            step.undo()
+            self._note(step, UNDONE, time.monotonic() - began)
+
+    def _side_by_side(self, stage: Together) -> None:
+        with ThreadPoolExecutor(max(1, len(stage.lanes))) as pool:
+            running = [pool.submit(self.forward, lane) for lane in stage.lanes]
+        # All lanes have ended here: nothing goes on behind a failure that is reported.
+        for each in running:
+            each.result()
+
+    def _step(self, step: Step) -> None:
+        began = time.monotonic()
+        if step.probe() or not step.changes:
+            self._note(step, DONE, time.monotonic() - began)
+            return
+        if self.check:
+            self._note(step, WOULD, 0.0)
+            return
+        self.say("step_started", {"step": step.id, "title": step.title, "host": step.host})
+        self.journal.intent(step.id)
+        try:
+            step.do(lambda **numbers: self.say("step_progress", {"step": step.id, **numbers}))
+            if not step.probe():
+                raise MoveError("not_effective", f"{step.title}: done without an error, yet not so when looked at")
+        except MoveError as error:
+            error.details.setdefault("step", step.id)
+            self._note(step, "failed", time.monotonic() - began, error=error.message)
+            raise
+        self._note(step, DID, time.monotonic() - began)
+
+    def _note(self, step: Step, outcome: str, seconds: float, **more: Any) -> None:
+        entry: dict[str, Any] = {"step": step.id, "title": step.title, "host": step.host, "outcome": outcome}
+        entry |= {"seconds": round(seconds, 3), **more}
+        with self._lock:
+            self.outcomes.append(entry)
+        if not self.check and outcome != DONE:
+            self.journal.outcome(step.id, outcome, {"seconds": entry["seconds"], **more})
+        self.say("step_ended", entry)
+
+
+def wait_until(
+    holds: Callable[[], bool],
+    seconds: float,
+    what: str,
+    *,
+    every: float = 0.1,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Look until something holds; raises MoveError `timeout` with `what` was waited for."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            raise MoveError("timeout", f"{what}: not within {seconds:g} s")
+        sleep(every)
