@@ -107,6 +107,10 @@ class Mover(ABC):
     def prepare(self) -> Sequence[Stage]:
         """Make what the copy needs on both sides. Undone by cancel."""
 
+    def backup(self) -> Sequence[Stage]:
+        """Back the running service up, off the node where it runs, and restore the backup once for proof."""
+        return ()
+
     @abstractmethod
     def precopy(self) -> Sequence[Stage]:
         """Copy while the service runs; each run brings the copy nearer. Undone by cancel."""
