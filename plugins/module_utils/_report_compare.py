@@ -86,7 +86,7 @@ def compare(before: Row, after: Row, undo_command: str = "") -> dict[str, Any]:
         if not pairs:
             raise NoReportError(f"the earlier report has no {what} in common with this one: it is of another Swarm")
     names = [{row["service"] for row in report["services"]} for report in (before, after)]
-    changes = [change for old, new in services for change in _changes(old, new)]
+    changes = [change for old, new in services for change in setting_changes(old, new)]
     return {
         "before": {key: before.get(key) for key in ("measured_at", "window_seconds", "verdict_grade", "verdict")},
         "totals": _figures(before.get("totals"), after["totals"], _TOTAL_FIGURES),
@@ -122,7 +122,8 @@ def _as_written(key: str, value: Any) -> Any:
     return format_memory(int(value)) if key == "memory" else value
 
 
-def _changes(old: Row, new: Row) -> list[dict[str, Any]]:
+def setting_changes(old: Row, new: Row) -> list[dict[str, Any]]:
+    """Return what a table can set and two rows of a service differ in: service, field, before, after."""
     changes = []
     for path in _SETTINGS:
         before, after = _at(old, path), _at(new, path)

@@ -1,0 +1,145 @@
+# Copyright: Even Keel contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a run hands to the next one in a workflow: of each result the part that a decision needs, small and plain.
+
+It ends in a controller's database and in the variables of every later job, so it holds names and figures only: no
+environment of a service, no command line, no label. Plain data in, plain data out; None means "not measured".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ansible_collections.evenkeel.swarm.plugins.module_utils._demand import Demand, add_demands
+from ansible_collections.evenkeel.swarm.plugins.module_utils._report_compare import setting_changes, undo_table
+from ansible_collections.evenkeel.swarm.plugins.module_utils._verdict import demand_of_all
+
+Row = Mapping[str, Any]
+
+_DEMAND = ("estimate", "lower", "upper", "regime")
+# What became of a service that a run never touched, or left as it was.
+_UNTOUCHED = ("unchanged", "skipped")
+
+
+def limits_artifact(services: Sequence[Row]) -> dict[str, Any]:
+    """Return what a run of service_limits did; `services` as that module returns them.
+
+    `services` counts those that the table selects; `changed` and `failed` are names; `states` has the state of each
+    that is not as it was; `undo` is a table of limits that sets back whatever was set.
+    """
+    touched = [row for row in services if row["state"] not in _UNTOUCHED]
+    named = ((row["before"], {**row["after"], "service": row["service"]}) for row in touched)
+    return {
+        "services": len(services),
+        "changed": [row["service"] for row in services if row["changed"]],
+        "failed": [row["service"] for row in services if row["state"] == "failed"],
+        "states": {row["service"]: row["state"] for row in services if row["state"] != "unchanged"},
+        "undo": undo_table(change for old, new in named for change in setting_changes(old, new)),
+    }
+
+
+def drift_artifact(services: Sequence[Row]) -> dict[str, Any]:
+    """Return which services differ from the table; `services` as service_limits_info returns them.
+
+    `services` counts those in the table, `drifted` those that differ, `differences` says in which fields.
+    """
+    differences = {row["service"]: dict(row["drift"]) for row in services if row["drift"]}
+    return {
+        "services": sum(bool(row["in_table"]) for row in services),
+        "drifted": len(differences),
+        "differences": differences,
+    }
+
+
+def report_artifact(report: Row) -> dict[str, Any]:
+    """Return the sums of a throttling report (see _report.build_report), cores throughout.
+
+    `cores` are those that exist; `held` and `drifted` are names of services; `changes` counts the settings that differ
+    from the earlier report and `undo` is the table that sets them back, both None without an earlier report.
+    """
+    totals, comparison = report["totals"], report["comparison"]
+    return {
+        "measured_at": report["measured_at"],
+        "window_seconds": report["window_seconds"],
+        "verdict_grade": report["verdict_grade"],
+        "verdict": report["verdict"]["cpu"],
+        "text": report["verdict"]["text"],
+        **_sums(totals, totals["cores"]["real"]),
+        "nodes": {
+            node["name"]: {**_sums(node, node["cores"]["real"]), "cpu_used": node["cpu_used"]}
+            for node in report["nodes"]
+        },
+        "held": [row["service"] for row in report["services"] if row["held"] is True],
+        "drifted": list(report["drifted"]),
+        "changes": None if comparison is None else len(comparison["changes"]),
+        "undo": None if comparison is None else list(comparison["undo"]["table"]),
+    }
+
+
+def _sums(row: Row, cores: float | None) -> dict[str, Any]:
+    demand = demand_of_all(row)
+    return {"cores": cores, "limits_cpus": row["limits_cpus"], "demand": {key: demand[key] for key in _DEMAND}}
+
+
+def probe_artifact(probes: Sequence[Row], service: str) -> dict[str, Any]:
+    """Return what a probe of `service` found; `probes`: a mapping with `name` and `result` for each host (see demand_probe).
+
+    `demand` is that of all its tasks, None if it has none or in check mode; `limit` is that of one task, by host;
+    `raised` are the limits that were set (in check mode: would be) and `refused` says why none or no higher one was.
+    """
+    found = {probe["name"]: probe["result"] for probe in probes if probe["result"]["found"]}
+    demands = [Demand(**result["demand"]) for result in found.values() if "demand" in result]
+    total = add_demands(demands) if demands else None
+    return {
+        "service": service,
+        "demand": None if total is None else {key: getattr(total, key) for key in (*_DEMAND, "reason")},
+        "limit": {name: result["limit"] for name, result in found.items()},
+        "raised": {name: list(result["raised_limits"]) for name, result in found.items()},
+        "refused": {name: result["refused"] for name, result in found.items() if result.get("refused")},
+    }
+
+
+def bursts_artifact(looks: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return a row for each container of a service that had bursts; `looks`: the results of burst_info.
+
+    `limits` are cores that serve a burst `within_ms`: `p95` and `largest`, None where no limit does.
+    """
+    return [
+        {
+            "service": container["service"],
+            "node": container["node"],
+            "cpu_limit": container["cpu_limit"],
+            "bursts": container["bursts"]["count"],
+            "limits": [{key: limit[key] for key in ("within_ms", "p95", "largest")} for limit in container["limits"]],
+        }
+        for look in looks
+        for container in look["containers"]
+        if container["service"] and container["bursts"] and container["bursts"]["count"]
+    ]
+
+
+def recommendation_artifact(recommendation: Row) -> dict[str, Any]:
+    """Return a recommendation's tables (see _recommendation.recommend).
+
+    `table` and `undo` are tables of limits; `wants`, `gets` and `cores` are sums of cores; `left_out` has the reason
+    for each service that was not sized.
+    """
+    return {
+        "table": list(recommendation["table"]),
+        "undo": list(recommendation["undo"]),
+        **{key: recommendation["totals"][key] for key in ("wants", "gets", "cores")},
+        "left_out": dict(recommendation["left_out"]),
+    }
+
+
+def scale_artifact(services: Sequence[Row]) -> dict[str, Any]:
+    """Return what became of the one service that was scaled: its replicas `before` and `after`."""
+    row = services[0]
+    return {
+        "service": row["service"],
+        "before": row["before"]["replicas"],
+        "after": row["after"]["replicas"],
+        "changed": row["changed"],
+    }
