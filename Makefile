@@ -87,6 +87,11 @@ lint: setup ## ansible-lint (production), yamllint, ruff, mypy, changelog fragme
 bench: setup ## Side-by-side measurements; results in benchmarks/results
 	$(BIN)/python -m benchmarks
 
+.PHONY: ee
+ee: setup ## Build the execution environment for AWX and ansible-runner (EE_TAG=evenkeel-ee); needs docker and a registry with Debian
+	$(BIN)/ansible-galaxy collection build --force --output-path .cache/ee
+	$(BIN)/ansible-builder build --container-runtime docker --context .cache/ee/context --tag $${EE_TAG:-evenkeel-ee}
+
 .PHONY: clean
 clean: setup ## Remove all labs, their images, .venv and every cache
 	$(LAB) clean
