@@ -102,21 +102,23 @@ def probe_artifact(probes: Sequence[Row], service: str) -> dict[str, Any]:
 
 
 def bursts_artifact(looks: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return a row for each container of a service that had bursts; `looks`: the results of burst_info.
+    """Return a row for each container of a service; `looks`: the results of burst_info.
 
-    `limits` are cores that serve a burst `within_ms`: `p95` and `largest`, None where no limit does.
+    `bursts` counts them, None if there is no telling (`reason` says why). `limits` are cores that serve a burst
+    `within_ms`: `p95` and `largest`, None where no limit does.
     """
     return [
         {
             "service": container["service"],
             "node": container["node"],
             "cpu_limit": container["cpu_limit"],
-            "bursts": container["bursts"]["count"],
+            "bursts": container["bursts"] and container["bursts"]["count"],
+            "reason": container["reason"],
             "limits": [{key: limit[key] for key in ("within_ms", "p95", "largest")} for limit in container["limits"]],
         }
         for look in looks
         for container in look["containers"]
-        if container["service"] and container["bursts"] and container["bursts"]["count"]
+        if container["service"]
     ]
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from lab.settings import PROJECT, Settings
+from tests.collection import copy_project
 
 BIN = Path(sys.executable).parent
 #: What the lab's inventory has only because its hosts are reached through a file of this machine.
@@ -66,8 +67,8 @@ class Awx:
     def __init__(self, lab: Settings, folder: Path) -> None:
         self.lab, self.folder, self.jobs = lab, folder, 0
         self.project = folder / "synchronised"
-        _synchronise(self.project)
-        self.hosts = {name: _reached_at(lab, name) for name in ("kvm4", "kvm2")}
+        copy_project(self.project)
+        self.hosts = {name: reached_at(lab, name) for name in ("kvm4", "kvm2")}
         self.inventory = self._inventory()
 
     def launch(
@@ -77,16 +78,21 @@ class Awx:
         *,
         template: dict[str, Any] | None = None,
         streamed: bool = True,
+        check: bool = False,
+        tags: str = "",
     ) -> Job:
         """Run a playbook of the project with ansible-runner.
 
         `answers`: of a survey, or artifacts of a job before; `template`: variables of the job template itself, which
         alone may be Jinja. `streamed`: through transmit, worker and process, as AWX does it with an execution node;
-        else in place, in a project directory that can't be written to.
+        else in place, in a project directory that can't be written to. `check` and `tags`: the template's job type and
+        job tags.
         """
         self.jobs += 1
         private = self.folder / str(self.jobs)
         self._write_private_data(private, answers or {}, template or {})
+        options = ["-u", "root", *(["--check"] if check else []), *([f"--tags={tags}"] if tags else [])]
+        (private / "data" / "env" / "cmdline").write_text(" ".join(options))
         home = private / "empty-home"
         home.mkdir()
         environment = {"PATH": f"{BIN}:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(home), "LANG": "C.UTF-8"}
@@ -130,7 +136,6 @@ class Awx:
                 }
             )
         )
-        (data / "env" / "cmdline").write_text("-u root")
         key = data / "env" / "ssh_key"
         key.write_text(Path(self.hosts["kvm4"]["identityfile"]).read_text())
         key.chmod(0o600)
@@ -167,28 +172,13 @@ ansible-runner transmit "$0" -p "$1" -i job |
 """
 
 
-def _synchronise(project: Path) -> None:
-    """Copy what git would check out, and what is about to be committed, with links kept."""
-    listing = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for name in filter(None, listing.stdout.split("\0")):
-        source, target = PROJECT / name, project / name
-        if source.is_symlink() or source.is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, target, follow_symlinks=False)
-
-
-def _reached_at(lab: Settings, host: str) -> dict[str, str]:
+def reached_at(lab: Settings, host: str) -> dict[str, str]:
+    """How SSH reaches a host of the lab: hostname, port, identityfile, userknownhostsfile."""
     shown = subprocess.run(
         ["ssh", "-G", "-F", str(lab.ssh_config), f"{host}.{lab.name}"], capture_output=True, text=True, check=True
     )
     lines = (line.partition(" ") for line in shown.stdout.splitlines())
-    return {key: value.strip('"') for key, _, value in lines if key in ("hostname", "port", "identityfile")}
+    return {key: value.strip('"') for key, _, value in lines if key in ("hostname", "port", "identityfile", "userknownhostsfile")}
 
 
 def _read_only(directory: Path, argv: list[str]) -> list[str]:

@@ -1,0 +1,232 @@
+"""Every playbook that gets a job template, launched as AWX does, twice: it ends well, and hands on what it found.
+
+The first launch is streamed to a node, as AWX does it; the second is from a project directory that can't be written to.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.settings import PROJECT, Settings
+from tests.integration.harness import Spec, Swarm
+from tests.integration.runner import Awx, Job
+
+#: Survey answers come as text wherever a person typed them.
+QUICK = {"report_window": "1", "report_interval": "0.5"}
+#: An artifact ends in a database and in the variables of each later job.
+LARGEST = 16 * 1024
+
+BURSTS = """
+import time
+while True:
+    time.sleep(0.3)
+    end = time.thread_time() + 0.03
+    while time.thread_time() < end:
+        pass
+"""
+
+
+@pytest.fixture(scope="module")
+def awx(lab: Settings, tmp_path_factory: pytest.TempPathFactory) -> Awx:
+    return Awx(lab, tmp_path_factory.mktemp("awx"))
+
+
+@pytest.fixture(scope="module")
+def exposed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a job template says where files outlive a job: a path that the controller exposes to its jobs."""
+    return {"report_directory": str(tmp_path_factory.mktemp("exposed")), "report_name": "estate"}
+
+
+def twice(awx: Awx, playbook: str, answers: dict[str, Any], template: dict[str, Any] | None = None) -> tuple[Job, Job]:
+    """Launch a playbook as AWX does, then again; both end well, the second one finds nothing to do."""
+    first, second = (
+        well(awx.launch(f"playbooks/{playbook}.yml", answers, template=template, streamed=streamed))
+        for streamed in (True, False)
+    )
+    assert second.changed == {}
+    return first, second
+
+
+def well(job: Job) -> Job:
+    assert (job.rc, job.status) == (0, "successful"), job.stdout[-3000:]
+    assert job.of("runner_on_failed") == []
+    assert {event["host"] for event in job.of("runner_on_ok")} >= {"kvm4", "kvm2"}
+    assert set(job.artifacts["evenkeel_nodes"]) == {"kvm4", "kvm2"}
+    assert len(json.dumps(job.artifacts)) < LARGEST
+    return job
+
+
+def forget_limits(spec: Spec) -> None:
+    spec["TaskTemplate"]["Resources"] = {}
+
+
+def test_no_playbook_is_left_out() -> None:
+    here = Path(__file__).read_text()
+    names = {path.stem for path in (PROJECT / "playbooks").glob("*.yml")} - {"awx"}
+    assert [name for name in sorted(names) if f'"{name}"' not in here] == []
+
+
+def test_preflight_tells_what_the_hosts_are(awx: Awx) -> None:
+    for job in twice(awx, "preflight", {}):
+        assert job.changed == {}
+        nodes = job.artifacts["evenkeel_nodes"]
+        assert {name: node["role"] for name, node in nodes.items()} == {"kvm4": "manager", "kvm2": "worker"}
+
+
+def test_limits_names_what_changed_and_how_to_undo_it(awx: Awx, swarm: Swarm) -> None:
+    name = "infrastructure-mailhog"
+    swarm.update(name, forget_limits)
+    swarm.wait_settled()
+    first, second = twice(awx, "limits", {})
+    assert first.changed == {"kvm4": 1}
+    done = first.artifacts["evenkeel_limits"]
+    assert (done["changed"], done["failed"], done["states"]) == ([name], [], {name: "converged"})
+    assert done["undo"] == [{"service": name, "limits": {"cpus": "unlimited", "memory": "unlimited"}}]
+    assert second.artifacts["evenkeel_limits"] == {**done, "changed": [], "states": {}, "undo": []}
+    assert second.artifacts["evenkeel_drift"] == {"services": 30, "drifted": 0, "differences": {}}
+
+
+def test_a_later_job_takes_the_undo_table_of_an_earlier_one(
+    awx: Awx, swarm: Swarm, service: Callable[..., str]
+) -> None:
+    name = service(resources={"Limits": {"NanoCPUs": 300_000_000}})
+    before = swarm.specs()[name]
+    # As a survey's JSON: the answer to a question of many lines that a person types a table into.
+    table = {"service_limits_table": [{"service": name, "limits": {"cpus": 0.2, "memory": "96M"}}]}
+    job = well(awx.launch("playbooks/limits.yml", table))
+    assert swarm.specs()[name] != before
+    undo = {"service_limits_table": "{{ evenkeel_limits.undo }}"}
+    back = well(awx.launch("playbooks/limits.yml", job.artifacts, template=undo))
+    assert back.artifacts["evenkeel_limits"]["changed"] == [name]
+    assert swarm.specs()[name] == before
+
+
+def test_drift_is_handed_on_by_the_job_that_fails_on_it(awx: Awx, service: Callable[..., str]) -> None:
+    name = service(resources={"Limits": {"NanoCPUs": 300_000_000}})
+    table = {"service_limits_table": [{"service": name, "limits": {"cpus": 0.2}}]}
+    job = awx.launch("playbooks/limits.yml", table, tags="verify")
+    assert (job.rc, job.status) == (2, "failed")
+    found = {"services": 1, "drifted": 1, "differences": {name: {"limits.cpus": {"expected": 0.2, "actual": 0.3}}}}
+    assert job.artifacts["evenkeel_drift"] == found
+    [failed] = job.of("runner_on_failed")
+    assert failed["res"]["msg"] == f"{name}: cpus is 0.3, should be 0.2"
+
+
+@pytest.mark.parametrize("playbook", ["throttling", "report"])
+def test_a_report_hands_on_its_sums_and_keeps_its_files(awx: Awx, exposed: dict[str, Any], playbook: str) -> None:
+    directory = Path(exposed["report_directory"], exposed["report_name"])
+    for job in twice(awx, playbook, QUICK, exposed):
+        assert job.changed == {}
+        report = job.artifacts["evenkeel_report"]
+        assert (report["cores"], report["limits_cpus"]) == (4, pytest.approx(9.5))
+        assert set(report["nodes"]) == {"kvm4", "kvm2"}
+        assert report["verdict"] in ("enough", "maybe", "short")
+        assert (report["changes"], report["undo"]) == (None, None)
+        assert report["directory"] == str(directory)
+    assert (directory / "report.html").exists() == (playbook == "report")
+    kept = json.loads((directory / "throttling.json").read_text())
+    assert report["measured_at"] == kept["measured_at"]
+    assert report["demand"]["estimate"] == kept["totals"]["demand"]["estimate"]
+
+
+def test_without_a_path_that_stays_a_report_is_written_and_thrown_away_with_its_project(awx: Awx) -> None:
+    job = well(awx.launch("playbooks/throttling.yml", {"report_window": 1}))
+    directory = Path(job.artifacts["evenkeel_report"]["directory"])
+    assert directory.parts[-4:] == ("node", "project", "reports", "inventory")
+    assert not (awx.project / "reports").exists()
+
+
+def test_a_recommendation_goes_from_history_to_limits_without_a_file(
+    awx: Awx, exposed: dict[str, Any], swarm: Swarm
+) -> None:
+    well(awx.launch("playbooks/throttling.yml", QUICK, template=exposed))
+    for job in twice(awx, "recommend", {"recommendation_minimum_hours": "0.0001"}, exposed):
+        assert job.changed == {}
+        recommended = job.artifacts["evenkeel_recommendation"]
+        assert len(recommended["table"]) == len(recommended["undo"]) == 21
+        assert recommended["cores"] == 4
+    before = swarm.specs()
+    limits = {"service_limits_table": "{{ evenkeel_recommendation.table }}"}
+    predicted = well(awx.launch("playbooks/limits.yml", job.artifacts, template=limits, check=True))
+    states = predicted.artifacts["evenkeel_limits"]["states"]
+    assert set(states.values()) == {"predicted"}
+    assert set(states) <= {row["service"] for row in recommended["table"]}
+    assert swarm.specs() == before
+
+
+@pytest.mark.quiet
+def test_a_probe_hands_on_what_the_service_wants(awx: Awx, service: Callable[..., str], exposed: dict[str, Any]) -> None:
+    name = service(node="kvm2", resources={"Limits": {"NanoCPUs": 200_000_000}})
+    answers = {"service": name, "probe_window": "1", "probe_minutes": "0.1", "probe_factor": "2"}
+    for job in twice(awx, "probe", answers, exposed):
+        assert job.changed == {}
+        probe = job.artifacts["evenkeel_probe"]
+        assert (probe["service"], probe["limit"]) == (name, {"kvm2": 0.2})
+        assert probe["demand"]["estimate"] == pytest.approx(0, abs=0.05)
+        assert probe["raised"] == {"kvm2": []}
+        assert "known without a probe" in probe["refused"]["kvm2"]
+
+
+@pytest.mark.quiet
+def test_bursts_hands_on_the_limits_that_serve_them(awx: Awx, service: Callable[..., str]) -> None:
+    name = service(node="kvm2", command=["python3", "-c", BURSTS])
+    for job in twice(awx, "bursts", {"bursts_window": "3", "bursts_services": [name], "bursts_within": [100]}):
+        assert job.changed == {}
+        [row] = job.artifacts["evenkeel_bursts"]
+        assert (row["service"], row["node"], row["cpu_limit"]) == (name, "kvm2", None)
+        assert row["bursts"] > 1
+        assert [limit["within_ms"] for limit in row["limits"]] == [100]
+
+
+def test_scale_says_what_it_changed(awx: Awx, swarm: Swarm, service: Callable[..., str]) -> None:
+    name = service()
+    first, second = twice(awx, "scale", {"scale_service": name, "scale_replicas": "0"})
+    assert first.changed == {"kvm4": 1}
+    assert first.artifacts["evenkeel_scale"] == {"service": name, "before": 1, "after": 0, "changed": True}
+    assert second.artifacts["evenkeel_scale"] == {"service": name, "before": 0, "after": 0, "changed": False}
+    assert not swarm.running(name)
+
+
+def test_the_main_job_does_all_of_it(awx: Awx, swarm: Swarm, exposed: dict[str, Any]) -> None:
+    name = "dokploy-redis"
+    swarm.update(name, forget_limits)
+    swarm.wait_settled()
+    first, second = twice(awx, "site", QUICK, exposed)
+    assert first.changed == {"kvm4": 1}
+    assert first.artifacts["evenkeel_limits"]["changed"] == [name]
+    assert set(second.artifacts) == {"evenkeel_nodes", "evenkeel_limits", "evenkeel_drift", "evenkeel_report"}
+
+
+@pytest.mark.parametrize(
+    ("playbook", "answers", "field"),
+    [
+        ("limits", {"service_limits_parallel": "many"}, "service_limits_parallel"),
+        ("limits", {"service_limits_on_failure": "pray"}, "service_limits_on_failure"),
+        ("report", {"report_window": "soon"}, "report_window"),
+        ("recommend", {"recommendation_percentile": "most"}, "recommendation_percentile"),
+        ("probe", {}, "service="),
+        ("probe", {"service": "dokploy", "probe_factor": "twice"}, "demand_probe_factor"),
+        ("bursts", {"bursts_window": "1000"}, "bursts_window"),
+        ("scale", {"scale_service": "dokploy", "scale_replicas": "-1"}, "scale_replicas"),
+    ],
+)
+def test_an_answer_that_makes_no_sense_is_refused_by_its_name(
+    awx: Awx, swarm: Swarm, playbook: str, answers: dict[str, Any], field: str
+) -> None:
+    before = swarm.specs()
+    job = awx.launch(f"playbooks/{playbook}.yml", answers)
+    assert (job.rc, job.status) == (2, "failed")
+    assert any(field in json.dumps(failed["res"]) for failed in job.of("runner_on_failed")), job.stdout[-2000:]
+    assert set(job.artifacts) <= {"evenkeel_nodes"}
+    assert swarm.specs() == before
+
+
+def test_text_that_somebody_typed_is_no_template(awx: Awx) -> None:
+    job = awx.launch("playbooks/probe.yml", {"service": "{{ lookup('ansible.builtin.pipe', 'id') }}"})
+    assert job.rc == 2
+    assert "uid=" not in job.stdout
