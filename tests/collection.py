@@ -1,4 +1,4 @@
-"""The collection as people get it: built into an archive, installed into an empty path, run by Ansible and nothing else."""
+"""The collection as people get it: built, installed into an empty path, run by a controller with ansible-core alone."""
 
 from __future__ import annotations
 

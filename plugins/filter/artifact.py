@@ -10,7 +10,8 @@ short_description: The part of a result that the next job of a workflow needs
 version_added: 0.1.0
 author: Even Keel contributors
 description:
-  - The roles and playbooks of this collection hand it on with M(ansible.builtin.set_stats), as C(evenkeel_) and the kind.
+  - The roles and playbooks of this collection hand it on with M(ansible.builtin.set_stats), named C(evenkeel_) and
+    the kind.
   - It is small and holds names and figures only.
 options:
   _input:

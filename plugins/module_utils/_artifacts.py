@@ -34,7 +34,8 @@ def limits_artifact(services: Sequence[Row]) -> dict[str, Any]:
     return {
         "services": len(services),
         "changed": [row["service"] for row in services if row["changed"]],
-        "failed": [row["service"] for row in services if row["state"] == "failed"],
+        # One that was put back has failed too.
+        "failed": [row["service"] for row in services if row.get("error")],
         "states": {row["service"]: row["state"] for row in services if row["state"] != "unchanged"},
         "undo": undo_table(change for old, new in named for change in setting_changes(old, new)),
     }
@@ -84,7 +85,7 @@ def _sums(row: Row, cores: float | None) -> dict[str, Any]:
 
 
 def probe_artifact(probes: Sequence[Row], service: str) -> dict[str, Any]:
-    """Return what a probe of `service` found; `probes`: a mapping with `name` and `result` for each host (see demand_probe).
+    """Return what a probe of `service` found; `probes`: `name` and `result` (of demand_probe) of each host.
 
     `demand` is that of all its tasks, None if it has none or in check mode; `limit` is that of one task, by host;
     `raised` are the limits that were set (in check mode: would be) and `refused` says why none or no higher one was.

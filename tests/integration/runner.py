@@ -1,4 +1,7 @@
-"""Launch a playbook as AWX does: its private data directory, its inventory script, its variables, ansible-runner, no terminal."""
+"""Launch a playbook as AWX does.
+
+That is: ansible-runner, its private data directory, an inventory script, variables as AWX writes them, no terminal.
+"""
 
 from __future__ import annotations
 
@@ -121,7 +124,7 @@ class Awx:
         (data / "inventory").mkdir()
         shutil.copytree(self.project, data / "project", symlinks=True)
         inventory = data / "inventory" / "hosts"
-        inventory.write_text(f"#! /usr/bin/env python3\n# -*- coding: utf-8 -*-\nprint({json.dumps(self.inventory)!r})\n")
+        inventory.write_text(f"#! /usr/bin/env python3\nprint({json.dumps(self.inventory)!r})\n")
         inventory.chmod(0o700)
         jobs = {f"{name}_job_id": self.jobs for name in ("awx", "tower")}
         typed = yaml.dump(answers | jobs, Dumper=_Unsafe)
@@ -177,8 +180,8 @@ def reached_at(lab: Settings, host: str) -> dict[str, str]:
     shown = subprocess.run(
         ["ssh", "-G", "-F", str(lab.ssh_config), f"{host}.{lab.name}"], capture_output=True, text=True, check=True
     )
-    lines = (line.partition(" ") for line in shown.stdout.splitlines())
-    return {key: value.strip('"') for key, _, value in lines if key in ("hostname", "port", "identityfile", "userknownhostsfile")}
+    settings = {key: value.strip('"') for key, _, value in (line.partition(" ") for line in shown.stdout.splitlines())}
+    return {key: settings[key] for key in ("hostname", "port", "identityfile", "userknownhostsfile")}
 
 
 def _read_only(directory: Path, argv: list[str]) -> list[str]:

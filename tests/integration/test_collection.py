@@ -1,4 +1,7 @@
-"""The built collection, installed into an empty path, on the lab: no project, no ansible.cfg, a controller with ansible-core alone."""
+"""The built collection, installed into an empty path, on the lab.
+
+There is no project, no ansible.cfg, and nothing but ansible-core on the controller.
+"""
 
 from __future__ import annotations
 

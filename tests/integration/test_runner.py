@@ -96,7 +96,7 @@ def test_a_later_job_takes_the_undo_table_of_an_earlier_one(
 ) -> None:
     name = service(resources={"Limits": {"NanoCPUs": 300_000_000}})
     before = swarm.specs()[name]
-    # As a survey's JSON: the answer to a question of many lines that a person types a table into.
+    # Variables that somebody gave at the launch, as JSON.
     table = {"service_limits_table": [{"service": name, "limits": {"cpus": 0.2, "memory": "96M"}}]}
     job = well(awx.launch("playbooks/limits.yml", table))
     assert swarm.specs()[name] != before
@@ -104,6 +104,19 @@ def test_a_later_job_takes_the_undo_table_of_an_earlier_one(
     back = well(awx.launch("playbooks/limits.yml", job.artifacts, template=undo))
     assert back.artifacts["evenkeel_limits"]["changed"] == [name]
     assert swarm.specs()[name] == before
+
+
+def test_limits_that_fail_and_are_put_back_are_handed_on(awx: Awx, swarm: Swarm, service: Callable[..., str]) -> None:
+    ballast = ["python3", "-c", "import time; b = b'x' * (96 << 20); time.sleep(1e9)"]
+    doomed, good = service("doomed", command=ballast), service("good")
+    rows = [{"service": doomed, "limits": {"memory": "20M"}}, {"service": good, "limits": {"cpus": 0.5}}]
+    answers = {"service_limits_allow_memory_below_use": True, "service_limits_timeout": "60"}
+    job = awx.launch("playbooks/limits.yml", answers, template={"service_limits_table": rows})
+    assert (job.rc, job.status) == (2, "failed")
+    outcome = job.artifacts["evenkeel_limits"]
+    assert (outcome["failed"], outcome["changed"], outcome["undo"]) == ([doomed], [], [])
+    assert set(outcome["states"].values()) == {"rolled_back"}
+    swarm.wait_running(doomed)
 
 
 def test_drift_is_handed_on_by_the_job_that_fails_on_it(awx: Awx, service: Callable[..., str]) -> None:
@@ -160,7 +173,9 @@ def test_a_recommendation_goes_from_history_to_limits_without_a_file(
 
 
 @pytest.mark.quiet
-def test_a_probe_hands_on_what_the_service_wants(awx: Awx, service: Callable[..., str], exposed: dict[str, Any]) -> None:
+def test_a_probe_hands_on_what_the_service_wants(
+    awx: Awx, service: Callable[..., str], exposed: dict[str, Any]
+) -> None:
     name = service(node="kvm2", resources={"Limits": {"NanoCPUs": 200_000_000}})
     answers = {"service": name, "probe_window": "1", "probe_minutes": "0.1", "probe_factor": "2"}
     for job in twice(awx, "probe", answers, exposed):

@@ -61,7 +61,9 @@ def test_what_runs_is_there(members: dict[str, tarfile.TarInfo]) -> None:
 
 def test_no_playbook_or_role_reaches_out_of_the_archive() -> None:
     """A path up from a playbook or a role must end in a folder that is in the archive."""
-    texts = {path: path.read_text() for top in ("playbooks", "roles") for path in (collection.ROOT / top).rglob("*.yml")}
+    texts = {
+        path: path.read_text() for top in ("playbooks", "roles") for path in (collection.ROOT / top).rglob("*.yml")
+    }
     upwards = {path: line for path, text in texts.items() for line in text.splitlines() if "../.." in line}
     assert {path.relative_to(collection.ROOT).as_posix() for path in upwards} <= {"roles/report/vars/main.yml"}
     assert all("/../../playbooks/" in line for line in upwards.values())

@@ -27,9 +27,11 @@ def settings(cpus: float | None, memory: int | None = None, replicas: int | None
     }
 
 
-def row(name: str, state: str, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+def row(
+    name: str, state: str, before: dict[str, Any], after: dict[str, Any], error: str | None = None
+) -> dict[str, Any]:
     changed = state not in ("unchanged", "skipped", "rolled_back")
-    return {"service": name, "state": state, "before": before, "after": after, "changed": changed}
+    return {"service": name, "state": state, "before": before, "after": after, "changed": changed, "error": error}
 
 
 def test_limits_say_what_changed_and_the_table_that_sets_it_back() -> None:
@@ -37,8 +39,8 @@ def test_limits_say_what_changed_and_the_table_that_sets_it_back() -> None:
         [
             row("a", "unchanged", settings(1.0), settings(1.0)),
             row("b", "converged", settings(None, 64 * MIB), settings(0.5, 128 * MIB)),
-            row("c", "failed", settings(2.0, replicas=1), settings(2.0, replicas=3)),
-            row("d", "rolled_back", settings(2.0), settings(2.0)),
+            row("c", "failed", settings(2.0, replicas=1), settings(2.0, replicas=3), "password=1234"),
+            row("d", "rolled_back", settings(2.0), settings(2.0), "its task exits"),
             row("e", "skipped", settings(2.0), settings(3.0)),
         ],
         "limits",
@@ -47,7 +49,7 @@ def test_limits_say_what_changed_and_the_table_that_sets_it_back() -> None:
     assert found == {
         "services": 5,
         "changed": ["b", "c"],
-        "failed": ["c"],
+        "failed": ["c", "d"],
         "states": {"b": "converged", "c": "failed", "d": "rolled_back", "e": "skipped"},
     }
     assert undo == [

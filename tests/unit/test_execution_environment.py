@@ -113,7 +113,9 @@ def test_the_python_list_is_what_the_controllers_code_imports() -> None:
 
 def test_the_system_list_is_what_the_controllers_tasks_call() -> None:
     called = {argv[0] for argv in called_on_the_controller() if argv[0] != "{{ ansible_playbook_python }}"}
-    assert called <= PACKAGES.keys() | IN_EVERY_IMAGE, "name the package of a new command here and in meta/ee-bindep.txt"
+    assert called <= PACKAGES.keys() | IN_EVERY_IMAGE, (
+        "name the package of a new command here and in meta/ee-bindep.txt"
+    )
     # The connection to the hosts is ssh's, whatever tasks call.
     needed = set().union(*(PACKAGES[name] for name in (called | {"ssh"}) - IN_EVERY_IMAGE))
     assert {line.split()[0] for line in system_list()} == needed
