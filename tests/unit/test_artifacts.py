@@ -129,7 +129,7 @@ def test_bursts_that_there_is_no_telling_of_are_not_none_at_all() -> None:
     containers = [
         seen,
         seen | {"service": "b", "bursts": {"count": 0}, "limits": []},
-        seen | {"service": "c", "bursts": None, "limits": [], "reason": "never idle"},
+        seen | {"service": "c", "bursts": None, "limits": None, "reason": "never idle"},
         seen | {"service": None},
     ]
     found = artifact([{"containers": containers}], "bursts")
@@ -139,6 +139,7 @@ def test_bursts_that_there_is_no_telling_of_are_not_none_at_all() -> None:
         ("c", None, "never idle"),
     ]
     assert found[0]["limits"] == [{"within_ms": 100, "p95": 0.3, "largest": None}]
+    assert found[2]["limits"] is None
 
 
 def test_a_recommendation_is_its_tables_and_sums() -> None:
