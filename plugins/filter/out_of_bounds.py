@@ -19,8 +19,8 @@ options:
     required: true
   bounds:
     description:
-      - Bounds by the name of the variable. C(min), C(max), C(above) and C(below) bound a number, the last two without the
-        bound itself; C(shortest) and C(longest) bound the length of a text.
+      - Bounds by the name of the variable. C(min), C(max), C(above) and C(below) bound a number, the last two without
+        the bound itself; C(shortest) and C(longest) bound the length of a text.
       - A bound whose variable is not among the values is passed over.
     type: dict
     required: true

@@ -24,7 +24,9 @@ def out_of_bounds(values: Mapping[str, Any], bounds: Mapping[str, Mapping[str, f
     A number may come as a text ("5"), as surveys and command lines give it. A bound whose variable is not among the
     values is passed over. Raises BoundsError for a bound that is neither a number's nor a text's.
     """
-    return [problem for name, bound in bounds.items() if name in values for problem in _problem(name, values[name], bound)]
+    return [
+        problem for name, bound in bounds.items() if name in values for problem in _problem(name, values[name], bound)
+    ]
 
 
 def _problem(name: str, value: Any, bound: Mapping[str, float]) -> list[str]:
@@ -36,7 +38,9 @@ def _problem(name: str, value: Any, bound: Mapping[str, float]) -> list[str]:
         fine = isinstance(value, str) and bound["shortest"] <= len(value) <= bound["longest"]
         wanted = f"must have {bound['shortest']} to {bound['longest']} characters"
     else:
-        raise BoundsError(f"the bounds of {name} hold {sorted(bound)}: give {sorted(NUMBER_KEYS)} or {sorted(TEXT_KEYS)}")
+        raise BoundsError(
+            f"the bounds of {name} hold {sorted(bound)}: give {sorted(NUMBER_KEYS)} or {sorted(TEXT_KEYS)}"
+        )
     return [] if fine else [f"{name} {wanted}; it is {_shown(value)}."]
 
 
@@ -51,10 +55,9 @@ def _number(value: Any) -> float | None:
 
 
 def _holds(number: float, bound: Mapping[str, float]) -> bool:
-    return (
-        bound.get("min", -math.inf) <= number <= bound.get("max", math.inf)
-        and bound.get("above", -math.inf) < number < bound.get("below", math.inf)
-    )
+    return bound.get("min", -math.inf) <= number <= bound.get("max", math.inf) and bound.get(
+        "above", -math.inf
+    ) < number < bound.get("below", math.inf)
 
 
 def _range(bound: Mapping[str, float]) -> str:

@@ -4,9 +4,9 @@
 """A stand-in for an AWX controller, as AWX itself (an operator on Kubernetes) can't be had in a test.
 
 A real HTTP server on 127.0.0.1 that answers the calls which the modules of awx.awx 24.6.1 make for playbooks/awx.yml:
-lists with filters and pages, create, patch, associations, surveys, approvals. It was built from those requests, and knows
-of a controller's rules those that wrong data would break: required and unknown references, nulls, surveys, recurrence
-rules, cycles in a workflow, hidden secrets. Permissions, jobs and everything else of a controller are not in it.
+lists with filters and pages, create, patch, associations, surveys, approvals. It was built from those requests, and
+knows of a controller's rules those that wrong data would break: required and unknown references, nulls, surveys,
+recurrence rules, cycles in a workflow, hidden secrets. Permissions, jobs and everything else are not in it.
 """
 
 from __future__ import annotations
@@ -122,7 +122,9 @@ class Controller:
     def started_by(self, node: str) -> str:
         """Return the name of what a workflow's node starts."""
         number = self.all("workflow_job_template_nodes")[node]["unified_job_template"]
-        return next(str(self.store.objects[kind][number]["name"]) for kind in UNIFIED if number in self.store.objects[kind])
+        return next(
+            str(self.store.objects[kind][number]["name"]) for kind in UNIFIED if number in self.store.objects[kind]
+        )
 
 
 def _handler(controller: Controller) -> type[BaseHTTPRequestHandler]:

@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,11 @@ ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 #: Files that templates may name. The playbook of the moves is there whether or not it has been written yet:
 #: test_data.py looks whether each template's file exists.
-PLAYBOOKS = {"site.yml", "playbooks/migrate.yml", *(f"playbooks/{path.name}" for path in (ROOT / "playbooks").glob("*.yml"))}
+PLAYBOOKS = {
+    "site.yml",
+    "playbooks/migrate.yml",
+    *(f"playbooks/{path.name}" for path in (ROOT / "playbooks").glob("*.yml")),
+}
 NEEDED = {"awx_project_url": "https://git.example/even-keel.git", "awx_execution_environment_image": "even-keel:1"}
 
 
@@ -49,26 +53,31 @@ def playbook(name: str, *arguments: str, variables: dict[str, Any] | None = None
     return Run(ran.returncode, ran.stdout + ran.stderr)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Setup:
     """playbooks/awx.yml against one controller."""
 
     controller: Controller
-    environment: dict[str, str] = field(default_factory=dict)
 
-    def run(self, *arguments: str, variables: dict[str, Any] | None = None, **environment: str) -> Run:
+    def run(
+        self, *arguments: str, variables: dict[str, Any] | None = None, environment: dict[str, str] | None = None
+    ) -> Run:
         """Run it with a good token, unless the environment says otherwise."""
-        access = {"CONTROLLER_HOST": self.controller.url, "CONTROLLER_OAUTH_TOKEN": TOKEN}
-        return playbook("playbooks/awx.yml", *arguments, variables=NEEDED | (variables or {}), **(access | environment))
+        access = {"CONTROLLER_HOST": self.controller.url, "CONTROLLER_OAUTH_TOKEN": TOKEN} | (environment or {})
+        return playbook("playbooks/awx.yml", *arguments, variables=NEEDED | (variables or {}), **access)
 
 
 class _Loader(yaml.SafeLoader):
     """YAML as Ansible writes it."""
 
 
-_Loader.add_constructor("!unsafe", lambda loader, node: loader.construct_scalar(node))
+def _unsafe(loader: _Loader, node: yaml.ScalarNode) -> Any:
+    return loader.construct_scalar(node)
 
 
-def load(*parts: str) -> Any:
+_Loader.add_constructor("!unsafe", _unsafe)
+
+
+def load(*parts: str | Path) -> Any:
     """Read one of the project's YAML files, templates as they stand."""
     return yaml.load(ROOT.joinpath(*parts).read_text(), _Loader)  # noqa: S506 - made of the safe loader

@@ -15,7 +15,9 @@ from typing import Any
 from tests.awx.surveys import answer_errors, spec_error
 
 ENCRYPTED = "$encrypted$"
-_RRULE = re.compile(r"DTSTART(:\d{8}T\d{6}Z|;TZID=[\w/]+:\d{8}T\d{6}) RRULE:FREQ=(MINUTELY|HOURLY|DAILY|WEEKLY|MONTHLY);INTERVAL=\d+")
+_RRULE = re.compile(
+    r"DTSTART(:\d{8}T\d{6}Z|;TZID=[\w/]+:\d{8}T\d{6}) RRULE:FREQ=(MINUTELY|HOURLY|DAILY|WEEKLY|MONTHLY);INTERVAL=\d+"
+)
 _NOTIFY = {f"notification_templates_{event}": "notification_templates" for event in ("started", "success", "error")}
 
 Body = dict[str, Any]
@@ -34,8 +36,8 @@ class RefusedError(Exception):
 class Kind:
     """One collection of the API.
 
-    `fields`: with their defaults; what isn't there is ignored, as the controller does. `references`: fields that hold the
-    id of another object, by collection. `associations`: sub-lists by collection.
+    `fields`: with their defaults; what isn't there is ignored, as the controller does. `references`: fields that hold
+    the id of another object, by collection. `associations`: sub-lists by collection.
     """
 
     type: str
@@ -49,12 +51,20 @@ class Kind:
 _PROMPTS = {
     f"ask_{what}_on_launch": False
     for what in (
-        *("credential", "diff_mode", "execution_environment", "forks", "instance_groups", "inventory", "job_slice_count"),
+        *(
+            "credential",
+            "diff_mode",
+            "execution_environment",
+            "forks",
+            "instance_groups",
+            "inventory",
+            "job_slice_count",
+        ),
         *("job_type", "labels", "limit", "scm_branch", "skip_tags", "tags", "timeout", "variables", "verbosity"),
     )
 }
 _ORGANIZATION = {"organization": "organizations"}
-_NODES = {kind: "workflow_job_template_nodes" for kind in ("success_nodes", "failure_nodes", "always_nodes")}
+_NODES = dict.fromkeys(("success_nodes", "failure_nodes", "always_nodes"), "workflow_job_template_nodes")
 KINDS: dict[str, Kind] = {
     "organizations": Kind(
         "organization",
@@ -63,7 +73,9 @@ KINDS: dict[str, Kind] = {
     ),
     "labels": Kind("label", {"name": "", "organization": None}, ("name", "organization"), _ORGANIZATION),
     "credential_types": Kind(
-        "credential_type", {"name": "", "description": "", "kind": "", "managed": False, "inputs": {}, "injectors": {}}, ("name", "kind")
+        "credential_type",
+        {"name": "", "description": "", "kind": "", "managed": False, "inputs": {}, "injectors": {}},
+        ("name", "kind"),
     ),
     "credentials": Kind(
         "credential",
@@ -100,7 +112,13 @@ KINDS: dict[str, Kind] = {
     ),
     "notification_templates": Kind(
         "notification_template",
-        {"name": "", "description": "", "organization": None, "notification_type": "", "notification_configuration": {}},
+        {
+            "name": "",
+            "description": "",
+            "organization": None,
+            "notification_type": "",
+            "notification_configuration": {},
+        },
         ("name", "organization", "notification_type"),
         _ORGANIZATION,
     ),
@@ -181,7 +199,13 @@ class Store:
         if collection == "workflow_job_template_nodes" and shown["unified_job_template"]:
             target = shown["unified_job_template"]
             related["unified_job_template"] = f"/api/v2/{self._collection_of(target)}/{target}/"
-        return shown | {"id": number, "type": KINDS[collection].type, "url": url, "related": related, "summary_fields": {}}
+        return shown | {
+            "id": number,
+            "type": KINDS[collection].type,
+            "url": url,
+            "related": related,
+            "summary_fields": {},
+        }
 
     def _collection_of(self, number: int) -> str:
         return next(name for name in UNIFIED if number in self.objects[name])
@@ -222,11 +246,14 @@ class Store:
         ]
         if twins:
             raise RefusedError(400, {"__all__": [f"{collection} with this name already exists."]})
-        RULES.get(collection, lambda _store, _new: None)(self, new)
+        if rule := RULES.get(collection):
+            rule(self, new)
         self.objects[collection][number] = new
 
     def _must_exist(self, collection: str, number: int, name: str) -> None:
-        if not any(number in self.objects[each] for each in (UNIFIED if collection.startswith("unified") else (collection,))):
+        if not any(
+            number in self.objects[each] for each in (UNIFIED if collection.startswith("unified") else (collection,))
+        ):
             raise RefusedError(400, {name: [f'Invalid pk "{number}" - object does not exist.']})
 
     def associates(self, collection: str, number: int, name: str) -> list[Body]:
