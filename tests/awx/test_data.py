@@ -280,7 +280,7 @@ def test_what_a_template_fixes_is_known_to_its_playbook() -> None:
         template = each["template"]
         known = {"preflight_confirms"}
         if template["playbook"] == "playbooks/migrate.yml":
-            known |= {"verb"}
+            known |= {"verb", "migration_confirm"}
         else:
             known |= options_of(template["playbook"]).keys()
         if template["playbook"] in ("playbooks/recommend.yml", "playbooks/probe.yml"):
