@@ -45,7 +45,7 @@ def test_a_swarm_tasks_bursts_are_found(ansible: Ansible, service: Callable[...,
     ("variables", "field"),
     [
         ({"bursts_window": "long"}, "bursts_window"),
-        ({"bursts_services": "one"}, "bursts_services"),
+        ({"bursts_services": {"one": 1}}, "bursts_services"),
         ({"bursts_within": [0]}, "within"),
         ({"bursts_window": 1, "bursts_services": ["no-such"]}, "bursts_services names what has no container"),
     ],

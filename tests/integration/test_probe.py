@@ -330,7 +330,7 @@ def test_the_playbook_says_what_it_does_and_keeps_the_answer(
     [
         ([], "Name one service"),
         (["service=no-such-service"], "No host of this play runs a task of no-such-service"),
-        (["service=backend-django-crm", "probe_factor=11"], "factor must be more than 1 and at most 10"),
+        (["service=backend-django-crm", "probe_factor=11"], "demand_probe_factor must be a number above 1, up to 10"),
     ],
 )
 def test_the_playbook_refuses_before_anything_happens(ansible: Ansible, variables: list[str], said: str) -> None:
