@@ -78,6 +78,12 @@ class Journal:
                 return entry
         return None
 
+    def fence(self, arm: Callable[[], None], **data: Any) -> None:
+        """Arm the deadline's watcher, then write the fence down; under the lock, so that no watcher acts in between."""
+        with exclusive(self.path.with_name("promotion.lock")):
+            arm()
+            self.write(FENCED, **data)
+
     def claim_promotion(self, lock: Path | None = None) -> None:
         """Write the promotion's intent, unless the deadline's watcher has given the unit back.
 

@@ -22,6 +22,11 @@ def state(root: str, volume: str) -> dict[str, object]:
     return {"state": there[live.is_dir(), parked.is_dir()], "live": str(live), "parked": str(parked)}
 
 
+def states(root: str, volumes: list[str]) -> dict[str, object]:
+    """Return volume -> "live", "parked", "both" or "neither"."""
+    return {volume: state(root, volume)["state"] for volume in volumes}
+
+
 def park(root: str, volume: str) -> str:
     """Take a volume's data out of every container's reach; returns where it lies. Raises OSError, ValueError."""
     return _rename(root, volume, LIVE, PARKED)
