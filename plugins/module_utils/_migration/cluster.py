@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.evenkeel.swarm.plugins.module_utils._limits_plan import Node as PlacementNode
+from ansible_collections.evenkeel.swarm.plugins.module_utils._limits_plan import read_node
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._swarm import CONFLICT_TRIES, Swarm, SwarmError
 
@@ -52,6 +54,10 @@ class Cluster:
     def nodes(self) -> dict[str, Node]:
         """Return the nodes by hostname."""
         return {node.hostname: node for node in map(_node, self._request("GET", "/nodes"))}
+
+    def placement_nodes(self) -> dict[str, PlacementNode]:
+        """Return the nodes by hostname with all that a placement constraint can ask for."""
+        return {node.hostname: node for node in map(read_node, self._request("GET", "/nodes"))}
 
     def services(self) -> list[dict[str, Any]]:
         """Return all services as the API has them."""
