@@ -140,6 +140,11 @@ class Cluster:
         found = [each["ID"] for each in self._request("GET", "/secrets") or [] if each["Spec"]["Name"] == name]
         return found[0] if found else None
 
+    def secrets(self, unit: str) -> list[str]:
+        """Return the names of the secrets that moves of a unit made."""
+        found = (each["Spec"] for each in self._request("GET", "/secrets") or [])
+        return [spec["Name"] for spec in found if (spec.get("Labels") or {}).get(OURS) == unit]
+
     def create_secret(self, name: str, content: str, unit: str) -> str:
         """Create a secret; returns its id."""
         data = base64.b64encode(content.encode()).decode()

@@ -33,6 +33,7 @@ class Journal:
         self.verb = verb
         self.read_only = read_only
         self._lock = threading.Lock()
+        self._capturing = threading.RLock()
         self._entries = self._read()
 
     @property
@@ -61,12 +62,13 @@ class Journal:
 
     def before(self, key: str, capture: Callable[[], Any]) -> Any:
         """Return a value (JSON) of before the move: captured on the first call, later as written down then."""
-        found = self.last("before", key=key)
-        if found is not None:
-            return found["value"]
-        value = capture()
-        self.write("before", key=key, value=value)
-        return value
+        with self._capturing:  # of two threads that ask at once, one captures
+            found = self.last("before", key=key)
+            if found is not None:
+                return found["value"]
+            value = capture()
+            self.write("before", key=key, value=value)
+            return value
 
     def last(self, event: str, **data: Any) -> dict[str, Any] | None:
         """Return the newest entry of that event whose data agree, None if there is none since the last move ended."""
