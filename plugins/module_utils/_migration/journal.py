@@ -22,7 +22,7 @@ from typing import Any
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
 
 STATE = Path("/var/lib/evenkeel/migration")
-FENCED, UNFENCED, PROMOTION = "fenced", "unfenced", "promotion_intended"
+MARKS = FENCED, UNFENCED, PROMOTION = "fenced", "unfenced", "promotion_intended"
 
 
 class Journal:
@@ -86,21 +86,33 @@ class Journal:
             arm()
             self.write(FENCED, **data)
 
-    def claim_promotion(self, lock: Path | None = None) -> None:
-        """Write the promotion's intent, unless the deadline's watcher has given the unit back.
+    def unfence(self) -> bool:
+        """Take the right to promote away; returns False if it was used already: then the unit only goes forward."""
+        with exclusive(self.path.with_name("promotion.lock")):
+            last = self._last_mark()
+            if last == FENCED:
+                self.write(UNFENCED)
+            return last != PROMOTION
+
+    def claim_promotion(self) -> None:
+        """Write the promotion's intent, unless the unit was given back (see unfence).
 
         Raises MoveError `deadline_passed`. Whoever of the two comes first under the lock wins; the other sees it.
         """
-        with exclusive(lock or self.path.with_name("promotion.lock")):
-            with self._lock:
-                self._entries = self._read()
-            events = [entry["event"] for entry in self.entries if entry["event"] in (FENCED, UNFENCED, PROMOTION)]
-            if events[-1:] == [PROMOTION]:
+        with exclusive(self.path.with_name("promotion.lock")):
+            last = self._last_mark()
+            if last == PROMOTION:
                 return
-            if events[-1:] != [FENCED]:
+            if last != FENCED:
                 message = "the deadline passed and the unit was given back to its source; nothing was promoted"
                 raise MoveError("deadline_passed", f"{message}: run switch again")
             self.write(PROMOTION)
+
+    def _last_mark(self) -> str | None:
+        """Return the last of the marks about the fence, on a fresh read: another process may have written it."""
+        with self._lock:
+            self._entries = self._read()
+        return next((each["event"] for each in reversed(self.entries) if each["event"] in MARKS), None)
 
     def _append(self, entry: Mapping[str, Any]) -> None:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

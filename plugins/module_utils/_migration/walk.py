@@ -54,7 +54,7 @@ class Step:
 class Together:
     """Lanes of steps that don't depend on each other: walked side by side, each lane in its order."""
 
-    lanes: Sequence[Sequence[Step]]
+    lanes: Sequence[Sequence[Step | Together]]
 
 
 Stage = Step | Together

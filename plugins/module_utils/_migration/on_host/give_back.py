@@ -23,13 +23,7 @@ from typing import Any
 from ansible_collections.evenkeel.swarm.plugins.module_utils._engine import EngineError, engine_get, engine_post
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import Host, LocalHost, SshHost
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.journal import (
-    FENCED,
-    PROMOTION,
-    UNFENCED,
-    Journal,
-    exclusive,
-)
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.journal import Journal, exclusive
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import copies
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import wait_until
 
@@ -55,8 +49,8 @@ def give_back(instructions: Path, verb: str = "deadline") -> bool:
         wanted = json.loads(instructions.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return True
-    journal = _unfence(wanted, verb)
-    if journal is None:
+    journal = _journal(wanted, verb)
+    if not journal.unfence():
         return False
     for name in wanted["services"]:
         _wait_for_strays(wanted, name)
@@ -84,15 +78,8 @@ def _systemctl(*arguments: str) -> None:
     subprocess.run(["systemctl", *arguments], capture_output=True, check=False, timeout=_TIMEOUT)
 
 
-def _unfence(wanted: Mapping[str, Json], verb: str) -> Journal | None:
-    """Take the right to promote away; None if it was used. This is the other side of Journal.claim_promotion()."""
-    directory = Path(wanted["state"])
-    with exclusive(directory / wanted["unit"] / "promotion.lock"):
-        journal = Journal(wanted["unit"], verb, directory)
-        events = [entry["event"] for entry in journal.entries if entry["event"] in (FENCED, UNFENCED, PROMOTION)]
-        if events[-1:] == [FENCED]:
-            journal.write(UNFENCED)
-        return None if events[-1:] == [PROMOTION] else journal
+def _journal(wanted: Mapping[str, Json], verb: str) -> Journal:
+    return Journal(wanted["unit"], verb, Path(wanted["state"]))
 
 
 def _wait_for_strays(wanted: Mapping[str, Json], name: str) -> None:
@@ -213,7 +200,7 @@ def _watch(instructions: Path) -> bool:
     if due is None:
         return not instructions.exists()
     # First of all nothing may be promoted any more; then a living engine gets a moment to give the unit back itself.
-    if _unfence(due, "deadline") is None:
+    if not _journal(due, "deadline").unfence():
         print("a promotion was intended: nothing to give back")
         return True
     with contextlib.ExitStack() as held:
