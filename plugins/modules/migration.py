@@ -23,8 +23,9 @@ description:
   - If the module is killed in the middle of a switch, a systemd timer on the manager gives the unit back to its source
     after O(deadline), also over a reboot. It does so only if no promotion was intended.
 notes:
-  - Runs on a manager of the Swarm. Other hosts are reached over SSH with a key that the role P(evenkeel.swarm.migration#role)
-    makes for it. Without that link V(plan) and V(status) say what they could not look at.
+  - Runs on a manager of the Swarm. Other hosts are reached over SSH with a key that the role
+    P(evenkeel.swarm.migration#role) makes for it. Without that link V(plan) and V(status) say what they could not look
+    at.
   - One move at a time on a Swarm. V(plan), V(status) and V(verify) run at any time.
   - Nothing secret stands in the result, in the journal, or in the arguments of a process.
   - The runbook is docs/moving.md.
@@ -40,8 +41,8 @@ attributes:
     description: Can be run in the background.
   check_mode:
     support: full
-    description: Looks and says which steps a run would do. What comes after the first of them can't be looked at yet and
-      is said to be done as well.
+    description: Looks and says which steps a run would do. What comes after the first of them can't be looked at yet,
+      and is said to be done as well.
   diff_mode:
     support: none
     description: The result lists steps.
@@ -72,8 +73,8 @@ options:
     required: true
   deadline:
     description:
-      - Seconds from the fence to the promotion. After it the unit is given back to its source. The time that members may
-        take to drain comes on top.
+      - Seconds from the fence to the promotion. After it the unit is given back to its source. The time that members
+        may take to drain comes on top.
     type: float
     default: 120
   max_lag:
@@ -191,8 +192,8 @@ units:
       description: The verb that leads on. V(null) where nothing is left to do.
       type: str
     outcomes:
-      description: One for each step that was come to, in order. C(outcome) is V(done) if there was nothing to do, V(did),
-        V(would) in check mode, V(undone) or V(failed).
+      description: One for each step that was come to, in order. C(outcome) is V(done) if there was nothing to do,
+        V(did), V(would) in check mode, V(undone) or V(failed).
       type: list
       elements: dict
       sample: [{step: switch.saleor.fence, title: "arm the watcher", host: kvm4, outcome: did, seconds: 0.4}]

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import DID, UNDONE, WOULD
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import DID, DONE, UNDONE, WOULD
 from ansible_collections.evenkeel.swarm.plugins.module_utils._progress import Progress
 from ansible_collections.evenkeel.swarm.plugins.module_utils._words import count, size
 
@@ -76,9 +76,8 @@ def result_lines(result: Mapping[str, Any]) -> list[str]:
     did = [each for each in result["outcomes"] if each["outcome"] in _ENDS]
     if did:
         seconds = sum(each["seconds"] for each in did)
-        lines.append(
-            f"  {count(len(did), 'step')} done, {seconds:.1f} s in all; already so: {_done(result['outcomes'])}"
-        )
+        idle = sum(1 for each in result["outcomes"] if each["outcome"] == DONE)
+        lines.append(f"  {count(len(did), 'step')} in {seconds:.1f} s of work; {count(idle, 'step')} had nothing to do")
     lines += [f"  warning: {each}" for each in result["warnings"]]
     if result["problem"]:
         lines.append(f"  PROBLEM: {result['problem']}")
