@@ -24,15 +24,16 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._limits_plan import
     Edit,
     apply_edit,
     read_settings,
-    row_edit,
 )
-from ansible_collections.evenkeel.swarm.plugins.module_utils._limits_table import parse_table
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.cluster import OURS, Spec
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.image import remember_running, runnable
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.limits import limits_edit
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Move, Place
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.pin import (
     constraint,
     holds_data,
+    image_of,
     is_pinned,
     pinned,
     released,
@@ -265,6 +266,7 @@ def stop(move: Move, service: str) -> Step:
 
     def do(tell: Tell) -> None:
         replicas_before(move, service)
+        remember_running(move, image_of(move.cluster.service(service)["Spec"]), service)
         tell(text=f"{service} has {grace - STOP_MARGIN:g} s to stop by itself")
         wait_until(none_left, grace, f"{service} to stop")
 
@@ -357,8 +359,11 @@ def _on_its_way(move: Move, service: str, place: Place) -> bool:
 def _started(move: Move, spec: Spec, place: Place) -> Spec:
     """Return the spec of a service as it shall be where it runs after a start."""
     service = spec["Name"]
-    edit = {**_limits_at(move, service, place), REPLICAS: replicas_before(move, service)}
-    return apply_edit(_pinned(move, spec), edit)
+    replicas = replicas_before(move, service)
+    wanted = apply_edit(_pinned(move, spec), {**_limits_at(move, service, place), REPLICAS: replicas})
+    if replicas:
+        wanted["TaskTemplate"]["ContainerSpec"]["Image"] = runnable(move, place, image_of(spec), service)
+    return wanted
 
 
 def _pinned(move: Move, spec: Spec) -> Spec:
@@ -377,14 +382,6 @@ def _limits_at(move: Move, service: str, place: Place) -> Edit:
         return at_target
     before = read_settings({"TaskTemplate": {"Resources": remember(move, service)["resources"]}})
     return {field: before.values[field] for field in at_target}
-
-
-def limits_edit(service: str, limits: Mapping[str, Any]) -> Edit:
-    """Read a member's limits as the limits table does. Raises MoveError naming the field."""
-    rows, errors = parse_table([{"service": service, "limits": dict(limits)}])
-    if errors:
-        raise MoveError("bad_limits", f"limits of {service}: {'; '.join(errors)}", field="limits")
-    return row_edit(rows[0])
 
 
 def _runs_only_at(move: Move, service: str, place: Place) -> bool:

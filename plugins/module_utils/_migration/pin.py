@@ -97,8 +97,14 @@ def woken(now: Spec, after: Spec) -> Spec:
     if not read_settings(now).replicas:
         return after  # from none to some makes new ones anyway
     edited = copy.deepcopy(after)
-    edited["TaskTemplate"]["ForceUpdate"] = int(now["TaskTemplate"].get("ForceUpdate") or 0) + 1
+    edited["TaskTemplate"]["ForceUpdate"] = now["TaskTemplate"].get("ForceUpdate")
+    restarted(edited)
     return edited
+
+
+def restarted(spec: Spec) -> None:
+    """Change a spec in place so that Swarm replaces its tasks."""
+    spec["TaskTemplate"]["ForceUpdate"] = int(spec["TaskTemplate"].get("ForceUpdate") or 0) + 1
 
 
 def holds_data(spec: Mapping[str, Any]) -> bool:
@@ -118,6 +124,16 @@ def named_volumes(spec: Mapping[str, Any]) -> dict[str, str]:
         for mount in mounts(spec)
         if mount.get("Type") == "volume" and mount.get("Source")
     }
+
+
+def bind_sources(spec: Mapping[str, Any]) -> list[str]:
+    """Return the paths of the node's disk that a service mounts."""
+    return [str(mount.get("Source", "")) for mount in mounts(spec) if mount.get("Type") == "bind"]
+
+
+def image_of(spec: Mapping[str, Any]) -> str:
+    """Return the reference of a service's image."""
+    return str(spec["TaskTemplate"]["ContainerSpec"]["Image"])
 
 
 def stop_grace(spec: Mapping[str, Any]) -> float:
