@@ -1,8 +1,9 @@
 """Walk the stages of one mover on the manager, as the engine does: a stand-in for it, sent to a lab host.
 
-Reads a job as JSON from its first argument's file: {"unit", "part": {...}, "source", "target", "nodes": {name: ssh destination
-or null}, "state", "ssh": options, "options": {...}, "do": [...]}. What can stand in "do": the mover's stages by name,
-"undo:<stage>", "stop", "start", "readiness", "facts", "backup". Writes one JSON object a line: events, then results.
+Reads a job as JSON from its first argument's file: {"unit", "key", "kind", "member", "volumes", "users", "source",
+"target", "nodes": {name: ssh destination, null for this host}, "ssh": options, "state", "options", "do": [...]}. In "do"
+stand the mover's stages by name, "undo:<stage>", "stop", "start", "give-back" (start on the source), "readiness",
+"facts". Writes one JSON object a line: events, and the answer of each thing done.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.r
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Stage, Step, Walk, wait_until
 from ansible_collections.evenkeel.swarm.plugins.module_utils._swarm import Swarm
 
+ENDED = ("complete", "failed", "shutdown", "rejected", "orphaned", "remove")
 MOVERS: Mapping[str, type[Mover]] = {"redis": RedisMover, "files": FilesMover}
 
 
@@ -57,10 +59,9 @@ def stop(mover: Mover) -> None:
     for service in mover.part.users:
         cluster.edit_service(service, lambda spec: spec["Mode"]["Replicated"].update(Replicas=0))
         found = cluster.service(service)["ID"]
-        ended = ("complete", "failed", "shutdown", "rejected", "orphaned", "remove")
 
         def gone(found: str = found) -> bool:
-            return all(task["Status"]["State"] in ended for task in cluster.tasks(found))
+            return all(task["Status"]["State"] in ENDED for task in cluster.tasks(found))
 
         wait_until(gone, 60, f"{service} to stop", every=0.05)
 

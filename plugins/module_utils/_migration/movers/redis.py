@@ -552,6 +552,12 @@ class RedisMover(Mover):
                 f"the copy on {target.name} has not on disk what was written up to the offset {token['offset']}:"
                 " the unit goes back to its source",
             )
+        info = self._info(target, self._companion_container(target))
+        wrong = redis_state.differences(token["keyspace"], redis_state.keyspace(info))
+        if wrong:
+            raise MoveError(
+                "gate", f"the copy on {target.name} differs: {'; '.join(wrong)}: the unit goes back to its source"
+            )
 
     # --- after it ---
 
@@ -566,7 +572,8 @@ class RedisMover(Mover):
         if info["role"] != "master":
             raise MoveError("not_primary", f"{self.part.service} on {target.name} is a replica")
         token = self._token()
-        wrong = redis_state.differences(token["keyspace"], redis_state.keyspace(info)) if token else []
+        before, now = (token or {}).get("keyspace", {}), redis_state.keyspace(info)
+        wrong = redis_state.differences(before, now, taking_writes=True)
         if wrong and not self._written_since(info):
             raise MoveError("keys_differ", f"{self.part.service} on {target.name}: {'; '.join(wrong)}")
         key = f"evenkeel:canary:{uuid.uuid4().hex}"

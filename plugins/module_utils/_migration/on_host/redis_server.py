@@ -30,8 +30,7 @@ ENGINE_PID = "/var/run/docker.pid"
 SHELLS = ("sh", "dash", "bash", "ash", "busybox", "zsh")
 _NEW_NETWORK = 0x40000000
 _CHUNK = 1 << 20
-#: Settings that say where a server finds its data when it starts.
-_VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
+_VARIABLE = re.compile(r"\$(?:\{([\w\x01]+)\}|(\w+))")
 _CAT = re.compile(r"\$\(\s*(?:cat|<)\s+([^\s)]+)\s*\)|`\s*cat\s+([^\s`]+)\s*`")
 _WELL_KNOWN = ("REDIS_PASSWORD", "REDIS_PASS", "REDISCLI_AUTH", "VALKEY_PASSWORD")
 
@@ -241,15 +240,17 @@ def _server_words(argv: Sequence[str], environment: Mapping[str, str], read: Rea
 
 
 def _shell_words(script: str, environment: Mapping[str, str], read: Read) -> list[str]:
-    def content(match: re.Match[str]) -> str:
-        return shlex.quote((read(match[1] or match[2]) or "").rstrip("\n"))
+    known = dict(environment)
+
+    def remember(match: re.Match[str]) -> str:
+        known[f"file {len(known)}"] = (read(match[1] or match[2]) or "").rstrip("\n")
+        return f"${{file\x01{len(known) - 1}}}"
 
     def value(match: re.Match[str]) -> str:
-        return environment.get(match[1] or match[2], "")
+        return known.get((match[1] or match[2]).replace("\x01", " "), "")
 
-    # A quoted "$(cat file)" stands in quotes already.
-    quoted = re.sub(r'"(\$\([^)]*\)|`[^`]*`)"', r"\1", script)
-    return shlex.split(_VARIABLE.sub(value, _CAT.sub(content, quoted)), comments=True)
+    # Split before values come in: these may hold quotes and spaces, and stay one word where they stand in quotes.
+    return [_VARIABLE.sub(value, word) for word in shlex.split(_CAT.sub(remember, script), comments=True)]
 
 
 def _reader(root: Path) -> Read:
