@@ -1,0 +1,138 @@
+"""The movers of Redis and of files, between real hosts, under writes, with kills in the middle."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from lab.settings import Settings
+from tests.integration.harness import Swarm, wait_for
+from tests.integration.mover_bench import Bench, OnHost, Ran, Writer, clean_up, image_of, stateful_spec
+
+PASSWORD = "planted s3cret'\"$x"  # noqa: S105
+SWITCH = ("settle", "stop", "stopped", "take_over", "start", "verify", "follow")
+BACK = {"source": "kvm2", "target": "kvm4"}
+
+
+@pytest.fixture(scope="module")
+def bench(lab: Settings, on_host: OnHost, swarm: Swarm) -> Bench:
+    bench = Bench(lab, on_host, swarm)
+    bench.install()
+    return bench
+
+
+@pytest.fixture(scope="module")
+def network(swarm: Swarm) -> Iterator[str]:
+    name = f"m{uuid.uuid4().hex[:6]}-net"
+    swarm.client.create_network(name, driver="overlay", attachable=True, scope="swarm")
+    yield name
+    wait_for(lambda: _network_removed(swarm, name), 60, "the network to be free")
+
+
+def _network_removed(swarm: Swarm, name: str) -> bool:
+    try:
+        swarm.client.remove_network(name)
+    except Exception:
+        return not swarm.client.networks(names=[name])
+    return True
+
+
+@pytest.fixture
+def unit(swarm: Swarm, on_host: OnHost) -> Iterator[str]:
+    name = f"m{uuid.uuid4().hex[:6]}"
+    yield name
+    clean_up(swarm, on_host, name)
+
+
+def server(*arguments: str) -> dict[str, Any]:
+    return {
+        "Args": ["redis-server", "--dir", "/var/lib/redis", "--bind", "0.0.0.0", "--protected-mode", "no", *arguments]
+    }
+
+
+def in_shell(*arguments: str) -> dict[str, Any]:
+    """As Dokploy starts it. The second command keeps the shell in between, whatever shell it is."""
+    words = " ".join([*server()["Args"], "--requirepass", '"$REDIS_PASSWORD"', *arguments])
+    return {"Command": ["/bin/sh", "-c", f"{words}; exit $?"], "Env": [f"REDIS_PASSWORD={PASSWORD}"], "Init": False}
+
+
+VARIANTS: dict[str, tuple[dict[str, Any], str]] = {
+    "rdb": (server(), ""),
+    "shell-password": (in_shell(), PASSWORD),
+    "aof-password": (server("--appendonly", "yes", "--save", "", "--requirepass", PASSWORD), PASSWORD),
+}
+
+
+@pytest.fixture
+def redis(
+    bench: Bench, swarm: Swarm, lab: Settings, network: str, unit: str, on_host: OnHost
+) -> Iterator[Callable[[str], tuple[dict[str, Any], Writer]]]:
+    writers: list[Writer] = []
+
+    def make(variant: str) -> tuple[dict[str, Any], Writer]:
+        container, password = VARIANTS[variant]
+        name, image = f"{unit}-redis", image_of(lab, "redis")
+        swarm.create(stateful_spec(name, image, f"{unit}-data", "/var/lib/redis", network, **container))
+        swarm.wait_running(name)
+        job = {
+            "unit": unit,
+            "key": "redis",
+            "kind": "redis",
+            "member": {"service": name},
+            "volumes": {f"{unit}-data": "/var/lib/redis"},
+            "users": [name],
+            "source": "kvm4",
+            "target": "kvm2",
+        }
+        writer = Writer(on_host, f"{unit}-writer", image, network, name, password)
+        writers.append(writer)
+        return job, writer
+
+    yield make
+    for writer in writers:
+        writer.stop()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_redis_goes_there_and_back_under_load_and_loses_nothing(
+    redis: Callable[[str], tuple[dict[str, Any], Writer]], bench: Bench, swarm: Swarm, on_host: OnHost, variant: str
+) -> None:
+    job, writer = redis(variant)
+    writer.start()
+    wait_for(lambda: len(writer.times()) > 100, 30, "writes")
+    facts = bench.done(job, "facts").answer("facts")
+    print(f"{variant}: {facts}")
+    assert not [trap for trap in facts["traps"] if trap["refuses"]]
+    assert ("shell_swallows_stop" in [trap["code"] for trap in facts["traps"]]) == variant.startswith("shell")
+    ran = bench.done(job, "prepare", "precopy", "readiness", *SWITCH)
+    assert ran.answer("readiness")["ready"], ran.answer("readiness")
+    tell(variant, "there", ran, writer)
+    time.sleep(1)
+    back = bench.done(job, "prepare", "precopy", "readiness", *SWITCH, **BACK)
+    tell(variant, "and back", back, writer)
+    time.sleep(1)
+    assert bench.done(job, "follow", **BACK).did == [], "a second run changes nothing"
+    assert bench.done(job, "prepare", "precopy").did == [], "what follows is ready for the next switch"
+    writer.stop()
+    acknowledged, lost = writer.missing()
+    assert (acknowledged > 500, lost) == (True, 0)
+    finished = bench.done(job, "finish", **BACK)
+    assert finished.did
+    assert bench.done(job, "finish", **BACK).did == []
+    assert not on_host("kvm2", f"ls -d /var/lib/docker/*/{job['unit']}* 2>/dev/null; true").strip()
+    assert not [name for name in swarm.specs() if name.startswith("evenkeel-")]
+    assert not [each for each in swarm.client.secrets() if job["unit"] in each["Spec"]["Name"]]
+    everything = (
+        ran.text + back.text + finished.text + on_host("kvm4", f"cat /tmp/evenkeel-movers/state/{job['unit']}/*")
+    )
+    assert PASSWORD not in everything
+
+
+def tell(variant: str, direction: str, ran: Ran, writer: Writer) -> None:
+    steps = {what: ran.seconds(what) for what in SWITCH}
+    ours = sum(steps[what] for what in ("settle", "stopped", "take_over"))
+    print(f"{variant} {direction}: {steps}; ours {ours:.2f} s; clients {writer.outage():.2f} s without a write")
