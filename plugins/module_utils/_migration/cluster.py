@@ -134,6 +134,10 @@ class Cluster:
         found = [each["ID"] for each in self._request("GET", "/secrets") or [] if each["Spec"]["Name"] == name]
         return found[0] if found else None
 
+    def secret_names(self) -> list[str]:
+        """Return the names of all secrets."""
+        return [each["Spec"]["Name"] for each in self._request("GET", "/secrets") or []]
+
     def create_secret(self, name: str, content: str, unit: str) -> str:
         """Create a secret; returns its id."""
         data = base64.b64encode(content.encode()).decode()
