@@ -145,6 +145,10 @@ class Cluster:
         found = (each["Spec"] for each in self._request("GET", "/secrets") or [])
         return [spec["Name"] for spec in found if (spec.get("Labels") or {}).get(OURS) == unit]
 
+    def secret_names(self) -> list[str]:
+        """Return the names of all secrets."""
+        return [each["Spec"]["Name"] for each in self._request("GET", "/secrets") or []]
+
     def create_secret(self, name: str, content: str, unit: str) -> str:
         """Create a secret; returns its id."""
         data = base64.b64encode(content.encode()).decode()

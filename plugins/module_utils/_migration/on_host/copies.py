@@ -20,7 +20,7 @@ LIVE, PARKED, BOTH, NEITHER = "live", "parked", "both", "neither"
 
 def state(root: str, volume: str) -> dict[str, object]:
     """Return {"state", "live": path, "parked": path} of a volume below the engine's root directory."""
-    live, parked = _paths(root, volume)
+    live, parked = paths(root, volume)
     there = {(True, False): LIVE, (False, True): PARKED, (True, True): BOTH, (False, False): NEITHER}
     return {"state": there[live.is_dir(), parked.is_dir()], "live": str(live), "parked": str(parked)}
 
@@ -104,7 +104,7 @@ def bring_live(root: str, volume: str) -> str:
 
 
 def _rename(root: str, volume: str, before: str, after: str) -> str:
-    live, parked = _paths(root, volume)
+    live, parked = paths(root, volume)
     now = state(root, volume)["state"]
     origin, goal = (live, parked) if after == PARKED else (parked, live)
     if now == after:
@@ -118,7 +118,8 @@ def _rename(root: str, volume: str, before: str, after: str) -> str:
     return str(goal)
 
 
-def _paths(root: str, volume: str) -> tuple[Path, Path]:
+def paths(root: str, volume: str) -> tuple[Path, Path]:
+    """Return where a volume's live and its parked copy lie below the engine's root directory."""
     return Path(root, "volumes", volume, "_data"), Path(root, "evenkeel", volume, "data")
 
 
