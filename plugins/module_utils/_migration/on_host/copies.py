@@ -81,7 +81,7 @@ def release(root: str, volume: str, unit: str, move: str) -> None:
 
 def discard(root: str, volume: str, unit: str, move: str) -> None:
     """Remove a parked copy of ours and its marker; safe to run again. Raises ValueError if it isn't ours."""
-    _live, parked = _paths(root, volume)
+    _live, parked = paths(root, volume)
     owner = _owner(root, volume)
     if owner != {"unit": unit, "move": move}:
         if parked.is_dir():
