@@ -15,7 +15,7 @@ import contextlib
 import datetime
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,11 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.b
 )
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import copies
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.phase import Phase, Seen
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.tools import Tools
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.tools import (
+    Tools,
+    plan_of_one_side,
+    text_of_one_side,
+)
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Stage, Step, Tell, Together, Walk
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.watch import Watcher
 
@@ -190,12 +194,35 @@ class Engine:
         move = self._move(phase.source, phase.target)
         movers = self._movers(move)
         if self.verb == phases.PLAN:
-            return {**self._result(phase), **self.tools.plan(move, movers, phase)}
+            return {**self._result(phase), **self._plan(phase)}
         result = {**self._result(phase), "readiness": self._readiness(movers) if phase.name in _COPYING else []}
         if self.verb == phases.VERIFY:
             self._verify(phase, result["readiness"])
             result |= self._result(phase)
         return result
+
+    def _plan(self, phase: Phase) -> dict[str, Any]:
+        move = self._forward()
+        movers = self._movers(move)
+        unseen = [place.host.error for place in self.setting.places.values() if isinstance(place.host, OutOfReach)]
+        if unseen:
+            plan = plan_of_one_side(move, movers, phase.name, unseen[0].message)
+            return {"plan": plan, "plan_text": text_of_one_side(plan)}
+        plan = self.tools.plan(move, movers, phase.name, self._steps(move, movers))
+        return {"plan": plan, "plan_text": self.tools.plan_text(plan)}
+
+    def _steps(self, move: Move, movers: Mapping[str, Mover]) -> dict[str, list[Stage]]:
+        """Return what each verb would walk, were it run now."""
+        return {
+            phases.PREPARE: list(self._preparing(move, movers)),
+            phases.PRECOPY: [_lanes(mover.precopy() for mover in movers.values())],
+            phases.SWITCH: [
+                self._fence(move, movers),
+                *self._up_to_the_intent(move, movers),
+                *self._from_the_intent(move, movers),
+                _lanes(mover.follow() for mover in movers.values()),
+            ],
+        }
 
     def _verify(self, phase: Phase, readiness: Sequence[Mapping[str, Any]]) -> None:
         if phase.problem:
@@ -215,21 +242,25 @@ class Engine:
     def _prepare(self, phase: Phase) -> None:
         move = self._forward()
         movers = self._movers(move)
-        self._refuse_traps(move, movers)
+        self._refuse_traps(move, movers, phase)
         self.journal.before("parts", lambda: [_note_of(part) for part in self.parts()])
-        self.walk.forward(self._pins(move))
-        self.walk.forward([_lanes(mover.prepare() for mover in movers.values())])
-        self.walk.forward([_lanes(mover.backup() for mover in movers.values())])
+        for stage in self._preparing(move, movers):
+            self.walk.forward([stage])
         if phase.name not in (phases.PREPARED, phases.COPIED):
             self.journal.write(phases.PREPARED)
 
-    def _refuse_traps(self, move: Move, movers: Mapping[str, Mover]) -> None:
-        traps = [trap for mover in movers.values() for trap in mover.facts().traps]
-        traps += self.tools.traps(move, self.parts())
-        refused = [f"{trap.text}: {trap.remedy}" for trap in traps if trap.refuses]
+    def _preparing(self, move: Move, movers: Mapping[str, Mover]) -> Iterator[Stage]:
+        yield from self._pins(move)
+        yield _lanes(mover.prepare() for mover in movers.values())
+        yield _lanes(mover.backup() for mover in movers.values())
+
+    def _refuse_traps(self, move: Move, movers: Mapping[str, Mover], phase: Phase) -> None:
+        plan = self.tools.plan(move, movers, phase.name, {})
+        refused = [trap for trap in plan["traps"] if trap["refuses"]]
         if refused:
-            codes = [trap.code for trap in traps if trap.refuses]
-            raise MoveError("trap", f"{self.unit.name} can't be moved yet. {' '.join(refused)}", traps=codes)
+            said = " ".join(f"{trap['text']}: {trap['remedy']}." for trap in refused)
+            codes = [trap["code"] for trap in refused]
+            raise MoveError("trap", f"{self.unit.name} can't be moved yet. {said}", traps=codes)
 
     def _pins(self, move: Move) -> Sequence[Stage]:
         services = [*self._services(apps=False), *self._services(apps=True)]
@@ -250,8 +281,10 @@ class Engine:
         if move.target.name != phase.source:
             phase = self._end_giving_back(phase, move, movers)
             if phase.name != phases.PROMOTING:
-                self._up_to_the_intent(phase, move, movers)
-            self._promoted(move, movers)
+                self._fenced(phase, move, movers)
+            for stage in self._from_the_intent(move, movers):
+                self.walk.forward([stage])
+            self.journal.write(phases.SWITCHED, source=move.source.name, target=move.target.name)
         self.walk.forward([_lanes(mover.follow() for mover in movers.values())])
 
     def _end_giving_back(self, phase: Phase, move: Move, movers: Mapping[str, Mover]) -> Phase:
@@ -264,26 +297,32 @@ class Engine:
     def _last_fence(self) -> str | None:
         return next((entry["event"] for entry in reversed(self.journal.entries) if entry["event"] in MARKS), None)
 
-    def _up_to_the_intent(self, phase: Phase, move: Move, movers: Mapping[str, Mover]) -> None:
+    def _fenced(self, phase: Phase, move: Move, movers: Mapping[str, Mover]) -> None:
+        """Fence the unit and come to the promotion's intent, or give the unit back."""
         if phase.name != phases.SWITCHING:
             # Under way the pins stand, and the lease must not be given to the source again.
             self.walk.forward(self._pins(move))
             self._refuse_unready(movers)
         try:
-            self._fence(move, movers)
-            for service in reversed(self._services(apps=True)):
-                self._drain_and_stop(move, movers, service)
-            self._in_time([_lanes(self._settle(move, movers[part.key], part) for part in self._state_parts())])
-            self._in_time([self.tools.lease.withdraw(move)])
-            stops = [[self.tools.lease.stop(move, service)] for service in self._services(apps=False)]
-            self._in_time([Together(stops)] if stops else [])
-            self._in_time([_lanes(mover.stopped() for mover in movers.values())])
-            self._in_time([self._claim()])
+            self.walk.forward([self._fence(move, movers)])
+            for stage in self._up_to_the_intent(move, movers):
+                until = self.watcher.until()
+                self.walk.forward([stage if until is None else _before(until, stage)])
         except Exception as error:
-            if self.check or self._last_fence() == PROMOTION:
-                raise
-            self._after_failure(error, move, movers)
+            if not self.check and self._last_fence() != PROMOTION:
+                self._after_failure(error, move, movers)
             raise
+
+    def _up_to_the_intent(self, move: Move, movers: Mapping[str, Mover]) -> Iterator[Stage]:
+        """Yield what is taken back by giving back; each stage is made when the one before it is through."""
+        for service in reversed(self._services(apps=True)):
+            yield from self._drained(move, movers, service)
+            yield self.tools.lease.stop(move, service)
+        yield _lanes(self._settle(move, mover) for mover in movers.values() if mover.part.kind != APP)
+        yield self.tools.lease.withdraw(move)
+        yield Together([[self.tools.lease.stop(move, service)] for service in self._services(apps=False)])
+        yield _lanes(mover.stopped() for mover in movers.values())
+        yield self._claim()
 
     def _refuse_unready(self, movers: Mapping[str, Mover]) -> None:
         readiness = self._readiness(movers)
@@ -292,7 +331,7 @@ class Engine:
             message = f"{self.unit.name} is not ready to switch: {'; '.join(late)}. Run verb=precopy"
             raise MoveError("not_ready", message, readiness=readiness)
 
-    def _fence(self, move: Move, movers: Mapping[str, Mover]) -> None:
+    def _fence(self, move: Move, movers: Mapping[str, Mover]) -> Step:
         seconds = self.setting.options.deadline + sum(
             member.drain.seconds for member in self.unit.members if member.drain is not None
         )
@@ -313,7 +352,7 @@ class Engine:
 
         title = f"arm the watcher that gives {self.unit.name} back after {seconds:g} s, then fence"
         # A switch that is run again has a deadline of its own, so the one of before does not count.
-        self.walk.forward([Step(f"{self.verb}.{self.unit.name}.fence", title, move.source.name, armed, do)])
+        return Step(f"{self.verb}.{self.unit.name}.fence", title, move.source.name, armed, do)
 
     def _instructions(self, move: Move, movers: Mapping[str, Mover]) -> dict[str, Any]:
         """Return what on_host/give_back.py needs."""
@@ -330,29 +369,20 @@ class Engine:
             "services": {name: noted["value"] for name, noted in before.items() if noted is not None},
         }
 
-    def _drain_and_stop(self, move: Move, movers: Mapping[str, Mover], service: str) -> None:
+    def _drained(self, move: Move, movers: Mapping[str, Mover], service: str) -> Iterator[Stage]:
         for part in self.parts():
             if part.service == service and part.kind == APP:
-                drained = self._drain(move, part)
-                self._in_time([*drained, *self._settle(move, movers[part.key], part)])
-        self._in_time([self.tools.lease.stop(move, service)])
+                yield from self._drain(move, part)
+                yield from self._settle(move, movers[part.key])
 
     def _drain(self, move: Move, part: Part) -> list[Step]:
         how = part.member.drain
         return [self.tools.drain(move, part.service, how)] if how is not None else []
 
-    def _settle(self, move: Move, mover: Mover, part: Part) -> Sequence[Stage]:
-        """What needs the service to run; in a switch that is run again it may be past that."""
-        running = any(task.node == move.source.name for task in move.cluster.running(part.service))
+    def _settle(self, move: Move, mover: Mover) -> Sequence[Stage]:
+        """Return what needs the service to run; in a switch that is run again it may be past that."""
+        running = any(task.node == move.source.name for task in move.cluster.running(mover.part.service))
         return mover.settle() if running else ()
-
-    def _state_parts(self) -> list[Part]:
-        return [part for part in self.parts() if part.kind != APP]
-
-    def _in_time(self, stages: Sequence[Stage]) -> None:
-        """Walk stages of the fence; none begins after the deadline."""
-        until = self.watcher.until()
-        self.walk.forward(stages if until is None else [_before(until, stage) for stage in stages])
 
     def _claim(self) -> Step:
         return Step(
@@ -363,32 +393,32 @@ class Engine:
             do=lambda _tell: self.journal.claim_promotion(),
         )
 
-    def _promoted(self, move: Move, movers: Mapping[str, Mover]) -> None:
+    def _from_the_intent(self, move: Move, movers: Mapping[str, Mover]) -> Iterator[Stage]:
+        """Yield what only goes forward."""
         lease, target = self.tools.lease, move.target
-        disarm = Step(
+        yield _lanes([[self._disarm(move)], *(mover.take_over() for mover in movers.values())])
+        yield lease.give(move, target)
+        started = [
+            [lease.start(move, service, target), *self._checks(movers, service)]
+            for service in self._services(apps=False)
+        ]
+        yield _lanes([*started, *(mover.verify() for mover in movers.values() if mover.part.kind == FILES)])
+        for service in self._services(apps=True):
+            yield lease.start(move, service, target)
+            yield from self._checks(movers, service)
+
+    def _disarm(self, move: Move) -> Step:
+        return Step(
             id=f"{self.verb}.{self.unit.name}.disarm",
             title="take the deadline's watcher away",
             host=move.source.name,
             probe=lambda: self.watcher.until() is None,
             do=lambda _tell: self.watcher.disarm(),
         )
-        self.walk.forward([_lanes([[disarm], *(mover.take_over() for mover in movers.values())])])
-        self.walk.forward([lease.give(move, target)])
-        lanes = [
-            [lease.start(move, service, target), *self._checks(movers, service)]
-            for service in self._services(apps=False)
-        ]
-        lanes += [self._checks(movers, None)]
-        self.walk.forward([_lanes(lanes)])
-        for service in self._services(apps=True):
-            self.walk.forward([lease.start(move, service, target), *self._checks(movers, service)])
-        self.journal.write(phases.SWITCHED, source=move.source.name, target=target.name)
 
-    def _checks(self, movers: Mapping[str, Mover], service: str | None) -> list[Stage]:
-        """Return the checks of a service's own parts, or with None those of files."""
-        own = [part for part in self.parts() if (part.kind == FILES if service is None else part.service == service)]
-        chosen = [part for part in own if (part.kind == FILES) == (service is None)]
-        return [stage for part in chosen for stage in movers[part.key].verify()]
+    def _checks(self, movers: Mapping[str, Mover], service: str) -> list[Stage]:
+        own = [mover for mover in movers.values() if mover.part.service == service and mover.part.kind != FILES]
+        return [stage for mover in own for stage in mover.verify()]
 
     # --- giving back ---
 
@@ -409,7 +439,7 @@ class Engine:
         self.walk.say("giving_back", {"unit": self.unit.name, "to": move.source.name})
         stopped = [step for mover in movers.values() for step in _flat(mover.stopped())]
         settled = [step for mover in movers.values() for step in _flat(mover.settle())]
-        drained = [step for part in self.parts() if part.kind == APP for step in self._drain(move, part)]
+        drained = [step for part in self.parts() for step in self._drain(move, part) if part.kind == APP]
         if not self.journal.unfence():
             raise MoveError("promotion_intended", "a promotion was intended: run verb=switch again")
         self._undo(stopped)

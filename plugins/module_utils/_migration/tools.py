@@ -12,7 +12,6 @@ from types import ModuleType
 from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.cluster import Cluster
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import (
     APP,
     FILES,
@@ -22,14 +21,13 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model im
     Unit,
 )
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import (
-    Facts,
     Move,
     Mover,
     Place,
-    Trap,
 )
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.phase import Phase
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Step
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.phase import COMPLETED, COPIED, SWITCHED
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Stage, Step
+from ansible_collections.evenkeel.swarm.plugins.module_utils._words import size
 
 
 class Tools:
@@ -78,34 +76,48 @@ class Tools:
 
         return drain(move, service, how)
 
-    def traps(self, move: Move, parts: Sequence[Part]) -> list[Trap]:
-        """Return what in the services' specs would hurt."""
-        from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.traps import service_traps
+    def plan(
+        self, move: Move, movers: Mapping[str, Mover], phase: str, steps: Mapping[str, Sequence[Stage]]
+    ) -> dict[str, Any]:
+        """Return the plan of a move (see plan.py), of which `steps` are those of each verb."""
+        from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.plan import build_plan, empty_plan
+        from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.survey import look
 
-        known = move.cluster.placement_nodes()
-        nodes = [known[move.source.name], known[move.target.name]]
-        services = dict.fromkeys(part.service for part in parts)
-        return [
-            trap
-            for service in services
-            for trap in service_traps(move.cluster.service(service)["Spec"], move.unit, nodes)
-        ]
+        if phase in (SWITCHED, COMPLETED):
+            return empty_plan(move.unit, phase)
+        parts = [mover.part for mover in movers.values()]
+        facts = {key: mover.facts() for key, mover in movers.items()}
+        ready = {key: mover.readiness() for key, mover in movers.items()} if phase == COPIED else {}
+        return build_plan(move, parts, facts, look(move, parts), phase=phase, steps=steps, readiness=ready)
 
-    def plan(self, move: Move, movers: Mapping[str, Mover], phase: Phase) -> dict[str, Any]:
-        """Return the plan as data and as lines for people."""
-        from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.plan import build_plan
+    def plan_text(self, plan: Mapping[str, Any]) -> list[str]:
+        """Return a plan as lines for people."""
         from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.plan_text import plan_text
 
-        parts = [mover.part for mover in movers.values()]
-        plan = build_plan(move, parts, {key: _facts(mover) for key, mover in movers.items()}, phase=phase.name)
-        return {"plan": plan, "plan_text": plan_text(plan)}
+        return plan_text(plan)
 
 
-def _facts(mover: Mover) -> Facts:
-    """Return a part's facts, without those of a host that can't be reached."""
-    try:
-        return mover.facts()
-    except MoveError as error:
-        if error.code not in ("no_link", "host_unreachable"):
-            raise
-        return Facts(None, None, {"not_seen": error.message})
+def plan_of_one_side(move: Move, movers: Mapping[str, Mover], phase: str, reason: str) -> dict[str, Any]:
+    """Return what can be planned while one of the hosts can't be looked at, and why not more."""
+    parts = [
+        {"key": key, "kind": mover.part.kind, "service": mover.part.service, "volumes": sorted(mover.part.volumes)}
+        for key, mover in movers.items()
+    ]
+    node = move.target.node
+    target = {"cpus": node.cpus, "memory": node.memory, "ready": node.ready}
+    ways = {"unit": move.unit.name, "source": move.source.name, "target": move.target.name, "phase": phase}
+    return {**ways, "parts": parts, "target_node": target, "not_seen": reason, "hash": None}
+
+
+def text_of_one_side(plan: Mapping[str, Any]) -> list[str]:
+    """Return such a plan as lines for people."""
+    target = plan["target_node"]
+    state = "ready" if target["ready"] else "NOT ready"
+    lines = [f"Plan of {plan['unit']}: {plan['source']} -> {plan['target']} ({plan['phase']})"]
+    for part in plan["parts"]:
+        volumes = f", volumes {', '.join(part['volumes'])}" if part["volumes"] else ""
+        lines.append(f"  {part['service']}: {part['kind']}{volumes}")
+    lines.append(f"  {plan['target']}: {target['cpus']:g} CPUs, {size(target['memory'])} of memory, {state}")
+    lines.append(f"  not looked at: sizes, free space, images, traps. {plan['not_seen']}")
+    lines.append("  verb=prepare looks at all of that before it changes anything")
+    return lines
