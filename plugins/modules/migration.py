@@ -263,6 +263,7 @@ class Migration:
         """Return the module's result; a failure is in it as `msg`. Raises MoveError before anything was looked at."""
         units = self._chosen()
         self._refuse_host()
+        self.event("begin", {"verb": self.verb, "units": list(units), "pid": os.getpid()})
         cluster = Cluster(open_swarm(self.module))
         results = {name: self._act(unit, cluster) for name, unit in units.items()}
         lines = [line for result in results.values() for line in [*result.get("plan_text", []), *result_lines(result)]]
@@ -314,10 +315,7 @@ class Migration:
             state=self.state,
             docker_host=options["docker_host"],
         )
-        return Engine(setting, self.verb, self._say, check=self.module.check_mode, confirm=options["confirm"])
-
-    def _say(self, name: str, details: Mapping[str, Any]) -> None:
-        self.event(name, details)
+        return Engine(setting, self.verb, self.event, check=self.module.check_mode, confirm=options["confirm"])
 
 
 _OPTIONS = ("deadline", "max_lag", "min_age", "verify", "backup_directory")

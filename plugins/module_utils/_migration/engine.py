@@ -396,7 +396,7 @@ class Engine:
     def _from_the_intent(self, move: Move, movers: Mapping[str, Mover]) -> Iterator[Stage]:
         """Yield what only goes forward."""
         lease, target = self.tools.lease, move.target
-        yield _lanes([[self._disarm(move)], *(mover.take_over() for mover in movers.values())])
+        yield _lanes(mover.take_over() for mover in movers.values())
         yield lease.give(move, target)
         started = [
             [lease.start(move, service, target), *self._checks(movers, service)]
@@ -406,6 +406,8 @@ class Engine:
         for service in self._services(apps=True):
             yield lease.start(move, service, target)
             yield from self._checks(movers, service)
+        # Only now, as it takes a second: past the intent the watcher does nothing.
+        yield self._disarm(move)
 
     def _disarm(self, move: Move) -> Step:
         return Step(
