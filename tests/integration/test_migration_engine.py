@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.harness import PROJECT, Ansible, Run, Spec, Swarm, wait_for
+from lab.settings import PROJECT
+from tests.integration.harness import Ansible, Run, Spec, Swarm, wait_for
 
 STATE = "/var/lib/evenkeel/migration"
 OnHost = Callable[..., str]

@@ -538,7 +538,7 @@ class Engine:
         return {
             "unit": self.unit.name,
             "phase": phase.name,
-            "runs_on": phase.source if phase.name != phases.PROMOTING else None,
+            "runs_on": None if phase.name in (phases.SWITCHING, phases.PROMOTING) else phase.source,
             "target": phase.target,
             "since": phase.since,
             "problem": phase.problem,
