@@ -66,8 +66,9 @@ class Unit:
         ) as process:
             pattern = f'"step_started", "step": "{verb}.*{step}"'
             wait = f"for _ in $(seq 1500); do grep -qs {shlex.quote(pattern)} {events} && break; sleep 0.02; done"
+            wait += f"; grep -q {shlex.quote(pattern)} {events}"
             pid = f"$(sed -n 's/.*\"pid\": \\([0-9]*\\).*/\\1/p' {events})"
-            self.on_host("kvm4", f"{wait}; kill -9 {pid}; rm {events}", timeout=60)
+            self.on_host("kvm4", f"{wait} && kill -9 {pid}; rm {events}", timeout=90)
             said, _ = process.communicate(timeout=60)
         assert process.returncode != 0, said
 
@@ -247,9 +248,10 @@ def test_at_the_deadline_the_watcher_gives_the_unit_back(copied: Unit) -> None:
 
 
 def test_after_the_intent_the_watcher_does_nothing(copied: Unit) -> None:
-    copied.kill("switch", "live-.*", deadline=10)
+    # Long enough to come to the intent on a busy machine, too.
+    copied.kill("switch", "live-.*", deadline=40)
     assert copied.watcher() != ""
-    wait_for(lambda: copied.watcher() == "", 40, "end of the watcher")
+    wait_for(lambda: copied.watcher() == "", 90, "end of the watcher")
     assert "unfenced" not in copied.events()
     assert "run verb=switch again" in copied.run("cancel")["msg"]
     copied.act("switch")
