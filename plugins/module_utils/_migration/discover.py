@@ -133,7 +133,8 @@ def _kind(field: str, member: Member, spec: Spec, processes: Sequence[str] | Non
         return named
     seen = next((kind for kind, servers in _SERVERS.items() if set(servers) & set(processes)), APP)
     if seen != named:
-        message = f"{field}: {spec['Name']} looks like {named} by image and command, and runs {', '.join(sorted(set(processes)))}"
+        runs = ", ".join(sorted(set(processes)))
+        message = f"{field}: {spec['Name']} looks like {named} by image and command, and runs {runs}"
         raise MoveError("kind_unclear", f"{message}: set its `kind` ({', '.join(MEMBER_KINDS)})", field=f"{field}.kind")
     return seen
 

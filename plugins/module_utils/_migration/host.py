@@ -103,6 +103,10 @@ class Host(ABC):
             raise MoveError("failed_on_host", f"{self.name}: {answer['error']}", host=self.name)
         return answer["result"]
 
+    def start(self, argv: Sequence[str], *, stdin: int, stdout: int) -> subprocess.Popen[bytes]:
+        """Start a command and leave it running; `stdin`, `stdout` as subprocess takes them, stderr is a pipe."""
+        return subprocess.Popen(self._argv(argv, {}), stdin=stdin, stdout=stdout, stderr=subprocess.PIPE)
+
     @abstractmethod
     def _raise_if_unreachable(self, done: Done) -> None:
         """Raise MoveError if the command never got there."""

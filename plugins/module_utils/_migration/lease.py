@@ -202,6 +202,8 @@ def withdraw(move: Move) -> Step:
     """
 
     def do(_tell: Tell) -> None:
+        for service, spec in _own_services(move).items():
+            remember_running(move, image_of(spec), service)  # without the lease they stop
         for holder in _holders(move):
             move.cluster.label_node(holder, move.unit.lease, None)
 
