@@ -184,6 +184,17 @@ def test_pin_and_unpin_restart_no_task_and_leave_the_spec_as_it_was(world: World
     assert world.lease_at() == []
 
 
+def test_cancel_of_a_second_move_leaves_the_lease_that_was_there(world: World) -> None:
+    db = world.create("db")
+    world.walk(*lease.pin(world.move, [db]))
+    world.move.journal.write("ended", how="complete")
+    before = world.swarm.specs()[db]
+    world.walk(*lease.pin(world.move, [db]))
+    world.walk(*lease.unpin(world.move, [db]))
+    assert (world.swarm.specs()[db], world.lease_at()) == (before, ["kvm4"])
+    assert len(world.swarm.running(db)) == 1
+
+
 def test_release_keeps_the_lease_and_puts_update_settings_back_where_that_is_safe(world: World) -> None:
     db, app = world.create("db"), world.create("app", volume=False)
     tasks = world.task_ids(db) | world.task_ids(app)
@@ -342,6 +353,18 @@ def test_a_service_of_no_replicas_stays_without(world: World) -> None:
     switch_to(world, world.move.target, [app])
     assert world.at(app) == {}
     assert lease.replicas_before(world.move, app) == 0
+
+
+def test_a_service_that_its_owner_starts_after_prepare_runs_after_the_switch(world: World) -> None:
+    app = world.create("app", volume=False)
+    world.swarm.update(app, lambda spec: spec["Mode"]["Replicated"].update(Replicas=0))
+    wait_for(lambda: not world.at(app), 30, "no container")
+    world.walk(*lease.pin(world.move, [app]))
+    world.swarm.update(app, lambda spec: spec["Mode"]["Replicated"].update(Replicas=1))
+    world.swarm.wait_running(app)
+    world.walk(*lease.pin(world.move, [app]))
+    switch_to(world, world.move.target, [app])
+    assert set(world.at(app).values()) == {"kvm2"}
 
 
 # --- images ---

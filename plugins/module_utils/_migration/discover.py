@@ -13,7 +13,7 @@ from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._limits_plan import read_settings
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.cluster import OURS, Cluster, Running
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import UNREACHABLE, MoveError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.image import repository
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import (
     APP,
@@ -112,7 +112,12 @@ def _processes(running: Sequence[Running], places: Mapping[str, Place]) -> list[
     for task in running:
         if task.node in places:
             argv = ["docker", "top", task.container, "-eo", "pid,comm"]
-            done = places[task.node].host.run(argv, check=False)
+            try:
+                done = places[task.node].host.run(argv, check=False)
+            except MoveError as error:
+                if error.code not in UNREACHABLE:
+                    raise
+                continue
             if done.status == 0:
                 return [line.split(None, 1)[1].strip() for line in done.out.splitlines()[1:] if len(line.split()) > 1]
     return None

@@ -31,7 +31,6 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.image im
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.limits import limits_edit
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Move, Place
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.pin import (
-    constraint,
     holds_data,
     image_of,
     is_pinned,
@@ -117,14 +116,21 @@ def _pin_service(move: Move, service: str) -> Step:
     def want(spec: Spec) -> Spec:
         return _pinned(move, spec)
 
+    def started_since() -> bool:
+        """Its owner has started it, or more of it, since the move began."""
+        now = read_settings(move.cluster.service(service)["Spec"]).replicas or 0
+        return now > replicas_before(move, service)
+
     def do(_tell: Tell) -> None:
         remember(move, service)
-        replicas_before(move, service)
+        if started_since():
+            now = read_settings(move.cluster.service(service)["Spec"]).replicas
+            move.journal.write("before", key=f"replicas:{service}", value=now)
         _edit(move, service, want)
 
     def probe() -> bool:
         spec: Spec = move.cluster.service(service)["Spec"]
-        return want(spec) == spec
+        return want(spec) == spec and not started_since()
 
     return Step(
         id=_id(move, service, "pin"),
@@ -137,40 +143,51 @@ def _pin_service(move: Move, service: str) -> Step:
 
 
 def _unpin_service(move: Move, service: str) -> Step:
+    def probe() -> bool:
+        spec: Spec = move.cluster.service(service)["Spec"]
+        return _unpinned(move, spec) == spec
+
     return Step(
         id=_id(move, service, "unpin"),
         title=f"give {service} its placement of before the move",
         host=move.source.name,
-        probe=lambda: not is_pinned(move.cluster.service(service)["Spec"], move.unit),
+        probe=probe,
         do=lambda _tell: _unpin(move, service),
     )
 
 
 def _unpin(move: Move, service: str) -> None:
-    # A redeploy has put the owner's own settings there: what isn't ours is left alone.
-    if move.journal.last("before", key=f"pin:{service}") is not None:
-        before = remember(move, service)
-        _edit(move, service, lambda spec: unpinned(spec, move.unit, before))
+    _edit(move, service, lambda spec: _unpinned(move, spec))
+
+
+def _unpinned(move: Move, spec: Spec) -> Spec:
+    if move.journal.last("before", key=f"pin:{spec['Name']}") is None:
+        return spec  # this move has not touched it
+    return unpinned(spec, move.unit, remember(move, spec["Name"]))
 
 
 def _drop_label(move: Move) -> Step:
     return Step(
         id=_id(move, move.unit.name, "unlease"),
-        title=f"take the lease label of {move.unit.name} off the nodes",
+        title=f"take the lease label of {move.unit.name} off, if no service is tied to it",
         host=move.source.name,
-        probe=lambda: not _holders(move),
+        probe=lambda: not _holders(move) or bool(_bound(move)),
         do=lambda _tell: _give_up_label(move),
     )
 
 
 def _give_up_label(move: Move) -> None:
-    """Take the label off, but never from under a service: Swarm would stop it."""
-    bound = [each["Spec"]["Name"] for each in move.cluster.services() if is_pinned(each["Spec"], move.unit)]
-    if bound:
-        message = f"{', '.join(bound)} would stop without the lease {move.unit.lease}: it is still in the placement"
-        raise MoveError("still_pinned", f"{message}; remove {constraint(move.unit)} there first")
-    for holder in _holders(move):
-        move.cluster.label_node(holder, move.unit.lease, None)
+    """Take the label off, but never from under a service: Swarm would stop it.
+
+    Services stay tied where they were before this move: by an earlier one, or because their owner wants it so.
+    """
+    if not _bound(move):
+        for holder in _holders(move):
+            move.cluster.label_node(holder, move.unit.lease, None)
+
+
+def _bound(move: Move) -> list[str]:
+    return [each["Spec"]["Name"] for each in move.cluster.services() if is_pinned(each["Spec"], move.unit)]
 
 
 def _release_service(move: Move, service: str) -> Step:

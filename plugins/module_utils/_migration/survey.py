@@ -12,7 +12,7 @@ from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._limits_plan import Node, read_settings
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.bind_mounts import file_traps
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import UNREACHABLE, MoveError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import LocalHost
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.image import inspect, meant
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import FILES, Part
@@ -30,8 +30,6 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.traps im
 
 # Sent over the link once, to know its speed: a second on a link of 64 Mbit/s.
 _SAMPLE = 8 << 20
-#: Codes of a host to which there is no way (before the first prepare there is none).
-UNREACHABLE = ("no_link", "host_unreachable")
 
 
 @dataclass(frozen=True)
