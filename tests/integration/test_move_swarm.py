@@ -339,7 +339,9 @@ def test_a_task_that_cannot_start_says_why(world: World) -> None:
     app = world.create("app", volume=False)
     move = world.move
     world.walk(*lease.pin(move, [app]), lease.withdraw(move), lease.stop(move, app), lease.give(move, move.target))
-    world.swarm.update(app, lambda spec: spec["TaskTemplate"]["ContainerSpec"].update(Command=["/not-there"]))
+    world.swarm.update(
+        app, lambda spec: spec["TaskTemplate"]["ContainerSpec"].update(Command=["/not-there"], Init=False)
+    )
     with pytest.raises(MoveError, match=r"does not stay up: task .* on kvm2 .*not-there") as error:
         world.walk(lease.start(move, app, move.target))
     assert error.value.code == "start_failed"

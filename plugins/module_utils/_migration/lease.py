@@ -300,7 +300,7 @@ def stop(move: Move, service: str) -> Step:
         probe=probe,
         do=do,
         deadline=grace,
-        undo=lambda: _let_start(move, service, move.source),
+        undo=lambda: _let_start(move, service, move.source, {}),
     )
 
 
@@ -331,14 +331,17 @@ def start(move: Move, service: str, place: Place) -> Step:
     Right however a redeploy left its spec: the whole wish is written in one update.
     """
 
+    # Image -> the reference that the place runs it by: asked once, as every question lengthens the outage.
+    known: dict[str, str] = {}
+
     def probe() -> bool:
         spec = move.cluster.service(service)["Spec"]
-        return _started(move, spec, place) == spec and _runs_only_at(move, service, place)
+        return _started(move, spec, place, known) == spec and _runs_only_at(move, service, place)
 
     def do(tell: Tell) -> None:
         tasks = move.cluster.tasks(move.cluster.service(service)["ID"])
         earlier = frozenset(task["ID"] for task in tasks)
-        _let_start(move, service, place)
+        _let_start(move, service, place, known)
         tell(text=f"{service} is starting on {place.name}")
         _wait_for_start(move, service, place, earlier)
 
@@ -352,17 +355,17 @@ def start(move: Move, service: str, place: Place) -> Step:
     )
 
 
-def _let_start(move: Move, service: str, place: Place) -> None:
+def _let_start(move: Move, service: str, place: Place, known: dict[str, str]) -> None:
     """Write the spec by which a service runs at a place; wakes tasks that wait."""
     spec = move.cluster.service(service)["Spec"]
     on_its_way = _on_its_way(move, service, place)
-    if on_its_way and _started(move, spec, place) == spec:
+    if on_its_way and _started(move, spec, place, known) == spec:
         return
     if holds_data(spec):
         _wait_for_strays(move, service, spec)
 
     def want(spec: Spec) -> Spec:
-        after = _started(move, spec, place)
+        after = _started(move, spec, place, known)
         return after if on_its_way else woken(spec, after)
 
     _edit(move, service, want)
@@ -375,13 +378,16 @@ def _on_its_way(move: Move, service: str, place: Place) -> bool:
     )
 
 
-def _started(move: Move, spec: Spec, place: Place) -> Spec:
+def _started(move: Move, spec: Spec, place: Place, known: dict[str, str]) -> Spec:
     """Return the spec of a service as it shall be where it runs after a start."""
     service = spec["Name"]
     replicas = replicas_before(move, service)
     wanted = apply_edit(_pinned(move, spec), {**_limits_at(move, service, place), REPLICAS: replicas})
     if replicas:
-        wanted["TaskTemplate"]["ContainerSpec"]["Image"] = runnable(move, place, image_of(spec), service)
+        image = image_of(spec)
+        if image not in known:
+            known[image] = runnable(move, place, image, service)
+        wanted["TaskTemplate"]["ContainerSpec"]["Image"] = known[image]
     return wanted
 
 
