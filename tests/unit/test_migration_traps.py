@@ -184,6 +184,12 @@ def test_bind_mounts(here: dict[str, Any], there: dict[str, Any], ours: list[str
     assert seen(traps.bind_traps("api", {"/f": here}, {"/f": there}, ours)) == [expected]
 
 
+def test_a_file_that_a_server_mounts_refuses() -> None:
+    """The companion that holds the copy has none of the service's bind mounts."""
+    found = traps.bind_traps("pg", {"/f": FILE}, {"/f": MISSING}, kind="postgres")
+    assert seen(found) == [("bind_mount", True)]
+
+
 @pytest.mark.parametrize(
     ("mode", "used", "expected"),
     [

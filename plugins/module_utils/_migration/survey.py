@@ -165,7 +165,7 @@ def _part_traps(move: Move, part: Part, seen: Seen) -> list[Trap]:
 
 def _traps_on_hosts(move: Move, part: Part, spec: Mapping[str, Any]) -> list[Trap]:
     declared = ((inspect(move.source.host, image_of(spec)) or {}).get("Config") or {}).get("Volumes") or {}
-    return [*image_volume_traps(spec, list(declared), part.kind), *file_traps(move, part.service)]
+    return [*image_volume_traps(spec, list(declared), part.kind), *file_traps(move, part.service, part.kind)]
 
 
 def _clients(move: Move, service: str, seen: Seen) -> list[str]:
