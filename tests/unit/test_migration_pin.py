@@ -107,6 +107,12 @@ def test_unpinned_restores_an_absent_placement_and_leaves_a_redeployed_spec_alon
     assert pin.released(redeployed, UNIT, {"placement": None, "update": None}) == redeployed
 
 
+def test_a_service_that_was_tied_to_the_lease_before_stays_so() -> None:
+    original = spec([LEASE], {"Order": "start-first", "FailureAction": "rollback"})
+    remembered = {"placement": original["TaskTemplate"]["Placement"], "update": original["UpdateConfig"]}
+    assert pin.unpinned(pin.pinned(original, UNIT, NODES, 1), UNIT, remembered) == original
+
+
 @pytest.mark.parametrize(
     ("data", "order", "most"),
     [(True, "stop-first", 1), (False, "start-first", None)],

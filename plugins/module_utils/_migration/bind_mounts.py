@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import APP
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Move, Place, Trap
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import bind_files
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.pin import bind_sources
@@ -24,11 +25,11 @@ def describe(place: Place, paths: Iterable[str]) -> Described:
     return {path: place.host.call(bind_files, "describe", path=path) for path in paths}
 
 
-def file_traps(move: Move, service: str) -> list[Trap]:
+def file_traps(move: Move, service: str, kind: str = APP) -> list[Trap]:
     """Return the traps of what a service mounts of its node's disk."""
     paths = _paths(move, service)
     ours = [path for path in paths if _ours(move, path)]
-    return bind_traps(service, describe(move.source, paths), describe(move.target, paths), ours)
+    return bind_traps(service, describe(move.source, paths), describe(move.target, paths), ours, kind)
 
 
 def copy_files(move: Move, service: str) -> Sequence[Step]:

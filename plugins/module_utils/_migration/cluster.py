@@ -74,9 +74,10 @@ class Cluster:
             raise MoveError("no_service", f"there is no service {name}")
         return found
 
-    def tasks(self, service_id: str) -> list[dict[str, Any]]:
-        """Return the tasks of a service that Swarm remembers."""
-        return [task for task in self._request("GET", "/tasks") or [] if task["ServiceID"] == service_id]
+    def tasks(self, service_id: str | None = None) -> list[dict[str, Any]]:
+        """Return the tasks that Swarm remembers, all or those of a service."""
+        tasks = self._request("GET", "/tasks") or []
+        return [task for task in tasks if service_id is None or task["ServiceID"] == service_id]
 
     def running(self, name: str) -> list[Running]:
         """Return the running tasks of a service; none if there is no such service."""

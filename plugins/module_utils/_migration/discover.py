@@ -13,7 +13,7 @@ from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._limits_plan import read_settings
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.cluster import OURS, Cluster, Running
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import UNREACHABLE, MoveError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.image import repository
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import (
     APP,
@@ -112,7 +112,12 @@ def _processes(running: Sequence[Running], places: Mapping[str, Place]) -> list[
     for task in running:
         if task.node in places:
             argv = ["docker", "top", task.container, "-eo", "pid,comm"]
-            done = places[task.node].host.run(argv, check=False)
+            try:
+                done = places[task.node].host.run(argv, check=False)
+            except MoveError as error:
+                if error.code not in UNREACHABLE:
+                    raise
+                continue
             if done.status == 0:
                 return [line.split(None, 1)[1].strip() for line in done.out.splitlines()[1:] if len(line.split()) > 1]
     return None
@@ -133,7 +138,8 @@ def _kind(field: str, member: Member, spec: Spec, processes: Sequence[str] | Non
         return named
     seen = next((kind for kind, servers in _SERVERS.items() if set(servers) & set(processes)), APP)
     if seen != named:
-        message = f"{field}: {spec['Name']} looks like {named} by image and command, and runs {', '.join(sorted(set(processes)))}"
+        runs = ", ".join(sorted(set(processes)))
+        message = f"{field}: {spec['Name']} looks like {named} by image and command, and runs {runs}"
         raise MoveError("kind_unclear", f"{message}: set its `kind` ({', '.join(MEMBER_KINDS)})", field=f"{field}.kind")
     return seen
 

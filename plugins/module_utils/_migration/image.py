@@ -11,18 +11,16 @@ its id, for which the engine asks nobody.
 from __future__ import annotations
 
 import json
-import subprocess
-import threading
 from collections.abc import Mapping
-from typing import IO, Any
+from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import Host
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Move, Place
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.pour import pour
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Step, Tell
 
 _PULL_SECONDS = 900
-_CHUNK = 1 << 20
 Inspected = Mapping[str, Any]
 
 
@@ -91,12 +89,12 @@ def remember_running(move: Move, reference: str, service: str) -> None:
 
 
 def _running_id(move: Move, reference: str, service: str) -> str | None:
-    for task in move.cluster.running(service):
-        if task.node == move.source.name:
-            argv = ["docker", "inspect", "--format", "{{.Image}}", task.container]
-            done = move.source.host.run(argv, check=False)
-            if done.status == 0:
-                return done.out.strip()
+    # Asked of the engine: of a service without the lease Swarm says that nothing runs, while it still stops.
+    listed = ["docker", "ps", "--quiet", "--filter", f"label=com.docker.swarm.service.name={service}"]
+    for container in move.source.host.run(listed).out.split():
+        done = move.source.host.run(["docker", "inspect", "--format", "{{.Image}}", container], check=False)
+        if done.status == 0:
+            return done.out.strip()
     stopped = move.journal.last("image", service=service, reference=reference)
     return None if stopped is None else str(stopped["image"])
 
@@ -145,39 +143,10 @@ def _bring(move: Move, place: Place, image: str, service: str | None, tell: Tell
 def _carry(source: Host, target: Host, image_id: str, size: int, tell: Tell) -> None:
     """Save an image on one host and load it on another, through this one, without a file in between."""
     tell(text=f"no registry gave it to {target.name}: carry it over from {source.name}", total=size)
-    with (
-        source.popen(["docker", "save", image_id], stdout=subprocess.PIPE) as save,
-        target.popen(["docker", "load", "--quiet"], stdin=subprocess.PIPE) as load,
-    ):
-        errors: dict[str, bytes] = {}
-        readers = [_collect(errors, "save", save.stderr), _collect(errors, "load", load.stderr)]
-        try:
-            _pump(save.stdout, load.stdin, size, tell)
-        except BrokenPipeError:
-            save.kill()  # the loading side has ended; what it said is the reason
-        for reader in readers:
-            reader.join()
-    for side, host, ended in (("load", target, load), ("save", source, save)):
-        if ended.returncode:
-            said = errors.get(side, b"").decode(errors="replace").strip()[-300:]
-            raise MoveError("command_failed", f"docker {side} on {host.name} failed (exit {ended.returncode}): {said}")
-
-
-def _pump(origin: IO[bytes] | None, goal: IO[bytes] | None, size: int, tell: Tell) -> None:
-    if origin is None or goal is None:
-        raise MoveError("command_failed", "no pipe between docker save and docker load")
-    moved = 0
-    with goal:
-        while chunk := origin.read(_CHUNK):
-            goal.write(chunk)
-            moved += len(chunk)
-            tell(bytes=moved, total=max(size, moved))
-
-
-def _collect(errors: dict[str, bytes], side: str, stream: IO[bytes] | None) -> threading.Thread:
-    def read() -> None:
-        errors[side] = stream.read() if stream else b""
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    return reader
+    pour(
+        source,
+        ["docker", "save", image_id],
+        target,
+        ["docker", "load", "--quiet"],
+        told=lambda moved: tell(bytes=moved, total=max(size, moved)),
+    )

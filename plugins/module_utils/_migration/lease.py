@@ -31,7 +31,6 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.image im
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.limits import limits_edit
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Move, Place
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.pin import (
-    constraint,
     holds_data,
     image_of,
     is_pinned,
@@ -117,14 +116,21 @@ def _pin_service(move: Move, service: str) -> Step:
     def want(spec: Spec) -> Spec:
         return _pinned(move, spec)
 
+    def started_since() -> bool:
+        """Its owner has started it, or more of it, since the move began."""
+        now = read_settings(move.cluster.service(service)["Spec"]).replicas or 0
+        return now > replicas_before(move, service)
+
     def do(_tell: Tell) -> None:
         remember(move, service)
-        replicas_before(move, service)
+        if started_since():
+            now = read_settings(move.cluster.service(service)["Spec"]).replicas
+            move.journal.write("before", key=f"replicas:{service}", value=now)
         _edit(move, service, want)
 
     def probe() -> bool:
         spec: Spec = move.cluster.service(service)["Spec"]
-        return want(spec) == spec
+        return want(spec) == spec and not started_since()
 
     return Step(
         id=_id(move, service, "pin"),
@@ -137,40 +143,51 @@ def _pin_service(move: Move, service: str) -> Step:
 
 
 def _unpin_service(move: Move, service: str) -> Step:
+    def probe() -> bool:
+        spec: Spec = move.cluster.service(service)["Spec"]
+        return _unpinned(move, spec) == spec
+
     return Step(
         id=_id(move, service, "unpin"),
         title=f"give {service} its placement of before the move",
         host=move.source.name,
-        probe=lambda: not is_pinned(move.cluster.service(service)["Spec"], move.unit),
+        probe=probe,
         do=lambda _tell: _unpin(move, service),
     )
 
 
 def _unpin(move: Move, service: str) -> None:
-    # A redeploy has put the owner's own settings there: what isn't ours is left alone.
-    if move.journal.last("before", key=f"pin:{service}") is not None:
-        before = remember(move, service)
-        _edit(move, service, lambda spec: unpinned(spec, move.unit, before))
+    _edit(move, service, lambda spec: _unpinned(move, spec))
+
+
+def _unpinned(move: Move, spec: Spec) -> Spec:
+    if move.journal.last("before", key=f"pin:{spec['Name']}") is None:
+        return spec  # this move has not touched it
+    return unpinned(spec, move.unit, remember(move, spec["Name"]))
 
 
 def _drop_label(move: Move) -> Step:
     return Step(
         id=_id(move, move.unit.name, "unlease"),
-        title=f"take the lease label of {move.unit.name} off the nodes",
+        title=f"take the lease label of {move.unit.name} off, if no service is tied to it",
         host=move.source.name,
-        probe=lambda: not _holders(move),
+        probe=lambda: not _holders(move) or bool(_bound(move)),
         do=lambda _tell: _give_up_label(move),
     )
 
 
 def _give_up_label(move: Move) -> None:
-    """Take the label off, but never from under a service: Swarm would stop it."""
-    bound = [each["Spec"]["Name"] for each in move.cluster.services() if is_pinned(each["Spec"], move.unit)]
-    if bound:
-        message = f"{', '.join(bound)} would stop without the lease {move.unit.lease}: it is still in the placement"
-        raise MoveError("still_pinned", f"{message}; remove {constraint(move.unit)} there first")
-    for holder in _holders(move):
-        move.cluster.label_node(holder, move.unit.lease, None)
+    """Take the label off, but never from under a service: Swarm would stop it.
+
+    Services stay tied where they were before this move: by an earlier one, or because their owner wants it so.
+    """
+    if not _bound(move):
+        for holder in _holders(move):
+            move.cluster.label_node(holder, move.unit.lease, None)
+
+
+def _bound(move: Move) -> list[str]:
+    return [each["Spec"]["Name"] for each in move.cluster.services() if is_pinned(each["Spec"], move.unit)]
 
 
 def _release_service(move: Move, service: str) -> Step:
@@ -202,6 +219,8 @@ def withdraw(move: Move) -> Step:
     """
 
     def do(_tell: Tell) -> None:
+        for service, spec in _own_services(move).items():
+            remember_running(move, image_of(spec), service)  # without the lease they stop
         for holder in _holders(move):
             move.cluster.label_node(holder, move.unit.lease, None)
 
@@ -281,7 +300,7 @@ def stop(move: Move, service: str) -> Step:
         probe=probe,
         do=do,
         deadline=grace,
-        undo=lambda: _let_start(move, service, move.source),
+        undo=lambda: _let_start(move, service, move.source, {}),
     )
 
 
@@ -312,14 +331,17 @@ def start(move: Move, service: str, place: Place) -> Step:
     Right however a redeploy left its spec: the whole wish is written in one update.
     """
 
+    # Image -> the reference that the place runs it by: asked once, as every question lengthens the outage.
+    known: dict[str, str] = {}
+
     def probe() -> bool:
         spec = move.cluster.service(service)["Spec"]
-        return _started(move, spec, place) == spec and _runs_only_at(move, service, place)
+        return _started(move, spec, place, known) == spec and _runs_only_at(move, service, place)
 
     def do(tell: Tell) -> None:
         tasks = move.cluster.tasks(move.cluster.service(service)["ID"])
         earlier = frozenset(task["ID"] for task in tasks)
-        _let_start(move, service, place)
+        _let_start(move, service, place, known)
         tell(text=f"{service} is starting on {place.name}")
         _wait_for_start(move, service, place, earlier)
 
@@ -333,17 +355,17 @@ def start(move: Move, service: str, place: Place) -> Step:
     )
 
 
-def _let_start(move: Move, service: str, place: Place) -> None:
+def _let_start(move: Move, service: str, place: Place, known: dict[str, str]) -> None:
     """Write the spec by which a service runs at a place; wakes tasks that wait."""
     spec = move.cluster.service(service)["Spec"]
     on_its_way = _on_its_way(move, service, place)
-    if on_its_way and _started(move, spec, place) == spec:
+    if on_its_way and _started(move, spec, place, known) == spec:
         return
     if holds_data(spec):
         _wait_for_strays(move, service, spec)
 
     def want(spec: Spec) -> Spec:
-        after = _started(move, spec, place)
+        after = _started(move, spec, place, known)
         return after if on_its_way else woken(spec, after)
 
     _edit(move, service, want)
@@ -356,13 +378,16 @@ def _on_its_way(move: Move, service: str, place: Place) -> bool:
     )
 
 
-def _started(move: Move, spec: Spec, place: Place) -> Spec:
+def _started(move: Move, spec: Spec, place: Place, known: dict[str, str]) -> Spec:
     """Return the spec of a service as it shall be where it runs after a start."""
     service = spec["Name"]
     replicas = replicas_before(move, service)
     wanted = apply_edit(_pinned(move, spec), {**_limits_at(move, service, place), REPLICAS: replicas})
     if replicas:
-        wanted["TaskTemplate"]["ContainerSpec"]["Image"] = runnable(move, place, image_of(spec), service)
+        image = image_of(spec)
+        if image not in known:
+            known[image] = runnable(move, place, image, service)
+        wanted["TaskTemplate"]["ContainerSpec"]["Image"] = known[image]
     return wanted
 
 

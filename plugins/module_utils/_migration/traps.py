@@ -209,6 +209,7 @@ def bind_traps(
     files: Mapping[str, Mapping[str, Any]],
     there: Mapping[str, Mapping[str, Any]],
     ours: Collection[str] = (),
+    kind: str = APP,
 ) -> list[Trap]:
     """Return the traps of paths of the node's disk that a service mounts.
 
@@ -223,6 +224,8 @@ def bind_traps(
             refusal = "only single files are copied: put the data into a named volume, or drop the mount"
         elif here["bytes"] > MAX_FILE:
             refusal = f"it has {here['bytes']} bytes, files up to {MAX_FILE} are copied: use a named volume"
+        elif kind != APP:
+            refusal = f"the copy of a {kind} is made without it: make it a Swarm config or secret"
         elif there[path]["kind"] != "missing" and there[path] != here and path not in ours:
             text = f"{service}: {path} is another {there[path]['kind']} on the target"
             refusal = "nothing is overwritten there: remove it, or make the two equal"
