@@ -35,10 +35,10 @@ class Ran:
     text: str
 
     def answer(self, what: str) -> Any:
-        return next(each["answer"] for each in self.events if each["event"] == "done" and each["what"] == what)
+        return self._done(what)["answer"]
 
     def seconds(self, what: str) -> float:
-        return float(next(each["seconds"] for each in self.events if each["event"] == "done" and each["what"] == what))
+        return float(self._done(what)["seconds"])
 
     @property
     def failed(self) -> dict[str, Any] | None:
@@ -49,10 +49,8 @@ class Ran:
         """Steps that changed something."""
         return [each["step"] for each in self.events if each["event"] == "step_ended" and each["outcome"] == "did"]
 
-    def step_seconds(self, ending: str) -> float:
-        return sum(
-            each["seconds"] for each in self.events if each["event"] == "step_ended" and each["step"].endswith(ending)
-        )
+    def _done(self, what: str) -> dict[str, Any]:
+        return next(each for each in self.events if each["event"] == "done" and each["what"] == what)
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -49,14 +50,12 @@ def unit(swarm: Swarm, on_host: OnHost) -> Iterator[str]:
 
 
 def server(*arguments: str) -> dict[str, Any]:
-    return {
-        "Args": ["redis-server", "--dir", "/var/lib/redis", "--bind", "0.0.0.0", "--protected-mode", "no", *arguments]
-    }
+    return {"Args": ["redis-server", "--dir", "/var/lib/redis", "--bind", "*", "--protected-mode", "no", *arguments]}
 
 
 def in_shell(*arguments: str) -> dict[str, Any]:
     """As Dokploy starts it. The second command keeps the shell in between, whatever shell it is."""
-    words = " ".join([*server()["Args"], "--requirepass", '"$REDIS_PASSWORD"', *arguments])
+    words = " ".join([*map(shlex.quote, server()["Args"]), "--requirepass", '"$REDIS_PASSWORD"', *arguments])
     return {"Command": ["/bin/sh", "-c", f"{words}; exit $?"], "Env": [f"REDIS_PASSWORD={PASSWORD}"], "Init": False}
 
 
@@ -69,9 +68,10 @@ VARIANTS: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.fixture
 def redis(
-    bench: Bench, swarm: Swarm, lab: Settings, network: str, unit: str, on_host: OnHost
+    bench: Bench, swarm: Swarm, network: str, unit: str
 ) -> Iterator[Callable[[str], tuple[dict[str, Any], Writer]]]:
     writers: list[Writer] = []
+    lab, on_host = bench.lab, bench.on_host
 
     def make(variant: str) -> tuple[dict[str, Any], Writer]:
         container, password = VARIANTS[variant]

@@ -74,7 +74,7 @@ def delta(ends: Ends, *, checksum: bool = False) -> Delta:
 
 def differs(ends: Ends) -> list[str]:
     """Return what a dry run by content prints, up to twenty lines: nothing if the copy is complete."""
-    found = []
+    found: list[str] = []
     for line in _run(ends, ["--dry-run", "--checksum", "--itemize-changes"]):
         if line.strip() and len(found) < 20:
             found.append(line.strip())
@@ -137,19 +137,16 @@ def _run(ends: Ends, options: Sequence[str], *, tolerated: Sequence[int] = ()) -
             )
         except FileNotFoundError as error:
             raise MoveError("command_failed", "setpriv is not installed, and the move needs it") from error
-        assert process.stdout is not None
         try:
             yield from _pieces(process.stdout)
         finally:
-            if process.poll() is None:
-                process.stdout.close()
             status = process.wait()
         if status and status not in tolerated:
             errors.seek(0)
             raise failure(status, errors.read()[-4000:], ends)
 
 
-def _pieces(stream: IO[str]) -> Iterator[str]:
+def _pieces(stream: IO[str] | None) -> Iterator[str]:
     # Universal newlines: a carriage return ends a line, too.
-    for line in stream:
+    for line in stream or ():
         yield line.rstrip("\n")
