@@ -117,7 +117,7 @@ class FilesMover(Mover):
         def do(tell: Tell) -> None:
             left = rsync.delta(ends)
             for number in range(1, MOST_PASSES + 1):
-                self._require_room(volume, left.bytes)
+                self._require_room(volume, left)
                 tell(text=f"pass {number}: {left.items} changes", bytes=0, total=left.bytes)
                 seconds = rsync.copy(ends, tell, total=left.bytes)
                 before, left = left, rsync.delta(ends)
@@ -150,7 +150,7 @@ class FilesMover(Mover):
 
         def do(tell: Tell) -> None:
             left = rsync.delta(ends)
-            self._require_room(volume, left.bytes)
+            self._require_room(volume, left)
             rsync.copy(ends, tell, total=left.bytes, checksum=True, still=True)
             self.move.target.host.run(["sync", "-f", ends.target_path], timeout=600)
 
@@ -218,9 +218,9 @@ class FilesMover(Mover):
         """Whether the source is parked: then the copy was proven."""
         return volume.parked(self.move.source)
 
-    def _require_room(self, volume: Volume, needed: int) -> None:
-        target = self.move.target
-        require_room(target, needed, volume.path(target), f"the copy of the volume {volume.name}")
+    def _require_room(self, volume: Volume, lacking: rsync.Delta) -> None:
+        target, what = self.move.target, f"the copy of the volume {volume.name}"
+        require_room(target, lacking.bytes, volume.path(target), what, files=lacking.items)
 
     def _traps(self, volume: Volume, size: int) -> list[Trap]:
         source, target = self.move.source, self.move.target

@@ -252,4 +252,4 @@ class Pause:
 
 
 def _reached(info: Info, token: dict[str, Any]) -> bool:
-    return info["master_replid"] == token["replid"] and int(info["master_repl_offset"]) >= token["offset"]
+    return bool(info["master_replid"] == token["replid"] and int(info["master_repl_offset"]) >= token["offset"])

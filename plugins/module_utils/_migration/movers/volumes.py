@@ -34,15 +34,22 @@ def human(size: float) -> str:
     return f"{size:.1f} TiB"
 
 
-def require_room(place: Place, needed: int, path: str, what: str) -> None:
-    """Raise MoveError `disk_full` if a file system has not that many bytes free, and the reserve."""
-    free = int(place.host.call(copies, "room", path=path)["free"])
-    if free < needed + RESERVE:
+def require_room(place: Place, needed: int, path: str, what: str, *, files: int = 0) -> None:
+    """Raise MoveError `disk_full` if a file system has not so many bytes free, and the reserve, or takes too few files."""
+    room = place.host.call(copies, "room", path=path)
+    if room["free"] < needed + RESERVE:
         raise MoveError(
             "disk_full",
-            f"{place.name} has {human(free)} free at {path}, and {what} needs {human(needed + RESERVE)}: make room",
-            free=free,
+            f"{place.name} has {human(room['free'])} free at {path}, and {what} needs {human(needed + RESERVE)}:"
+            " make room",
+            free=room["free"],
             needed=needed + RESERVE,
+        )
+    if room["files"] is not None and room["files"] <= files:
+        raise MoveError(
+            "disk_full",
+            f"{place.name} takes {room['files']} more files at {path}, and {what} needs up to {files}: make room",
+            files=room["files"],
         )
 
 
