@@ -132,7 +132,107 @@ def test_redis_goes_there_and_back_under_load_and_loses_nothing(
     assert PASSWORD not in everything
 
 
+def goes_on(writer: Writer) -> None:
+    seen = len(writer.times())
+    wait_for(lambda: len(writer.times()) > seen + 20, 30, "more writes")
+
+
 def tell(variant: str, direction: str, ran: Ran, writer: Writer) -> None:
     steps = {what: ran.seconds(what) for what in SWITCH}
     ours = sum(steps[what] for what in ("settle", "stopped", "take_over"))
     print(f"{variant} {direction}: {steps}; ours {ours:.2f} s; clients {writer.outage():.2f} s without a write")
+
+
+#: Where the engine is killed, by the end of a step's id or by a stage, each on another way, there and back in turn.
+KILLS = (
+    "companion",
+    "pause",
+    "save-target",
+    "end-companion",
+    "quick-end",
+    "stop",
+    "park",
+    "take_over",
+    "live",
+    "verify",
+)
+
+
+def begins(where: str) -> Callable[[dict[str, Any]], bool]:
+    def seen(event: dict[str, Any]) -> bool:
+        step = str(event.get("step", "")).split(".")[-1].partition("-m")[0]
+        return event.get("what") == where or (event["event"] == "step_started" and step == where)
+
+    return seen
+
+
+def test_a_kill_at_any_step_of_redis_is_taken_up_again(
+    redis: Callable[[str], tuple[dict[str, Any], Writer]], bench: Bench
+) -> None:
+    job, writer = redis("shell-password")
+    writer.start()
+    wait_for(lambda: len(writer.times()) > 100, 30, "writes")
+    whole = ("prepare", "precopy", *SWITCH)
+    places = {"source": "kvm4", "target": "kvm2"}
+    for step in KILLS:
+        job |= places
+        killed = bench.run_and_kill(job, whole, begins(step))
+        assert killed.status != 0, step
+        began = [each["what"] for each in killed.events if each["event"] == "begins"][-1]
+        # Up to the start of the service a fresh process begins with what the stage of the kill began.
+        rest = whole[whole.index(began) :]
+        bench.done(job, *rest)
+        places = {"source": job["target"], "target": job["source"]}
+        goes_on(writer)
+    writer.stop()
+    assert writer.missing()[1] == 0
+
+
+def test_a_server_that_came_back_unpaused_is_given_back(
+    redis: Callable[[str], tuple[dict[str, Any], Writer]], bench: Bench, swarm: Swarm, on_host: OnHost
+) -> None:
+    job, writer = redis("rdb")
+    writer.start()
+    wait_for(lambda: len(writer.times()) > 100, 30, "writes")
+    bench.done(job, "prepare", "precopy", "settle")
+    name = job["member"]["service"]
+    task = swarm.running(name)[0]
+    on_host("kvm4", f"docker kill {task['Status']['ContainerStatus']['ContainerID']}")
+    wait_for(lambda: [each["ID"] for each in swarm.running(name)] not in ([], [task["ID"]]), 60, "a new task")
+    refused = bench.run(job, "stop", "stopped")
+    assert refused.failed is not None
+    assert refused.failed["code"] == "pause_unproven"
+    bench.done(job, "undo:stopped", "undo:settle", "give-back")
+    goes_on(writer)
+    bench.done(job, "precopy", *SWITCH)
+    writer.stop()
+    assert writer.missing()[1] == 0
+
+
+def test_undone_before_the_promotion_the_source_has_everything(
+    redis: Callable[[str], tuple[dict[str, Any], Writer]], bench: Bench, on_host: OnHost, swarm: Swarm
+) -> None:
+    job, writer = redis("shell-password")
+    writer.start()
+    wait_for(lambda: len(writer.times()) > 100, 30, "writes")
+    bench.done(job, "prepare", "precopy", "settle", "stop", "stopped")
+    bench.done(job, "undo:stopped", "undo:settle", "give-back")
+    goes_on(writer)
+    writer.stop()
+    assert writer.missing()[1] == 0
+    bench.done(job, "undo:precopy", "undo:prepare")
+    assert not on_host("kvm2", f"ls -d /var/lib/docker/*/{job['unit']}* 2>/dev/null; true").strip()
+    assert not on_host("kvm4", f"ls -d /var/lib/docker/evenkeel/{job['unit']}* 2>/dev/null; true").strip()
+    assert not [each for each in swarm.client.secrets() if job["unit"] in each["Spec"]["Name"]]
+
+
+def test_a_password_that_cannot_be_found_refuses_before_anything_changes(
+    redis: Callable[[str], tuple[dict[str, Any], Writer]], bench: Bench, swarm: Swarm, on_host: OnHost
+) -> None:
+    job, _writer = redis("rdb")
+    container = swarm.running(job["member"]["service"])[0]["Status"]["ContainerStatus"]["ContainerID"]
+    on_host("kvm4", f"docker exec {container} redis-cli config set requirepass another")
+    refused = bench.run(job, "prepare")
+    assert refused.failed is not None
+    assert refused.failed["code"] == "password_unknown"
+    assert not on_host("kvm4", f"ls -d /var/lib/docker/evenkeel/{job['unit']}* 2>/dev/null; true").strip()

@@ -35,7 +35,7 @@ def human(size: float) -> str:
 
 
 def require_room(place: Place, needed: int, path: str, what: str, *, files: int = 0) -> None:
-    """Raise MoveError `disk_full` if a file system has not so many bytes free, and the reserve, or takes too few files."""
+    """Raise MoveError `disk_full` if a file system has too few bytes free, with the reserve, or takes too few files."""
     room = place.host.call(copies, "room", path=path)
     if room["free"] < needed + RESERVE:
         raise MoveError(
