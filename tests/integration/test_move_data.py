@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import time
 import uuid
@@ -108,7 +109,10 @@ def test_redis_goes_there_and_back_under_load_and_loses_nothing(
     print(f"{variant}: {facts}")
     assert not [trap for trap in facts["traps"] if trap["refuses"]]
     assert ("shell_swallows_stop" in [trap["code"] for trap in facts["traps"]]) == variant.startswith("shell")
-    ran = bench.done(job, "prepare", "precopy", "readiness", *SWITCH)
+    ran = bench.done(job, "prepare", "backup", "precopy", "readiness", *SWITCH)
+    kept = on_host("kvm2", f"cd /var/backups/evenkeel/{job['unit']} && stat -c %a * && cat *.json")
+    assert kept.split()[:2] == ["600", "600"]
+    assert json.loads(kept.splitlines()[-1])["keys"]["db0"] > 100
     assert ran.answer("readiness")["ready"], ran.answer("readiness")
     tell(variant, "there", ran, writer)
     time.sleep(1)

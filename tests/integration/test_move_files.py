@@ -102,7 +102,11 @@ def test_files_go_there_and_back_with_everything_that_they_are(
     volume = volume_of(job)
     facts = bench.done(job, "facts").answer("facts")
     assert (facts["traps"], facts["detail"][volume]["entries"] > 1500) == ([], True)
-    copied = bench.done(job, "prepare", "precopy", "readiness")
+    copied = bench.done(job, "prepare", "backup", "precopy", "readiness")
+    kept = on_host("kvm2", f"cd /var/backups/evenkeel/{job['unit']} && stat -c %a * && cat *.json")
+    assert kept.split()[:2] == ["600", "600"]
+    assert json.loads(kept.splitlines()[-1])["entries"] > 1500
+    assert bench.done(job, "backup").did == [], "a proven backup of this move is enough"
     assert copied.answer("readiness")["ready"]
     # Same size, same second, same time: only the content tells.
     live = LIVE.format(volume)

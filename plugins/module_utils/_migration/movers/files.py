@@ -12,7 +12,7 @@ from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import Part
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers import rsync
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers import backups, rsync
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import (
     Facts,
     Move,
@@ -64,6 +64,10 @@ class FilesMover(Mover):
         for volume in self._volumes():
             stages += [volume.mark(), volume.make()]
         return stages
+
+    def backup(self) -> Sequence[Stage]:
+        """Back the volumes up on the target, and unpack the backups once."""
+        return [backups.of_volume(volume) for volume in self._volumes()]
 
     def precopy(self) -> Sequence[Stage]:
         """Copy in passes until the next one would not leave less."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import Part
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers import redis_state
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers import backups, redis_state
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import (
     Facts,
     Move,
@@ -81,6 +81,10 @@ class RedisMover(Mover):
     def prepare(self) -> Sequence[Stage]:
         """Refuse what can't be moved; mark the source's data, make the target's volume."""
         return [self._refuse_traps(), self.servers.volume.mark(), self.servers.volume.make()]
+
+    def backup(self) -> Sequence[Stage]:
+        """Back the server up on the target, and load the backup once."""
+        return [backups.of_redis(self.servers)]
 
     def precopy(self) -> Sequence[Stage]:
         """Have a replica follow the service on the target's parked copy."""
