@@ -229,10 +229,8 @@ def clean_up(swarm: Swarm, on_host: OnHost, prefix: str) -> None:
             swarm.client.remove_secret(secret["ID"])
     for host in ("kvm4", "kvm2"):
         on_host(host, f"docker volume ls -q | grep ^{prefix} | xargs -r docker volume rm >/dev/null; true")
-        on_host(
-            host,
-            f"rm -rf /var/backups/evenkeel/{prefix}* /var/lib/docker/evenkeel/{prefix}* /var/lib/docker/volumes/{prefix}*",
-        )
+        places = ("/var/backups/evenkeel", "/var/lib/docker/evenkeel", "/var/lib/docker/volumes")
+        on_host(host, "rm -rf " + " ".join(f"{place}/{prefix}*" for place in places))
     on_host("kvm4", f"rm -rf {HOME}/state/{prefix}*")
 
 
