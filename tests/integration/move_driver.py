@@ -1,8 +1,8 @@
 """Walk the stages of one mover on the manager, as the engine does: a stand-in for it, sent to a lab host.
 
 Reads a job as JSON from its first argument's file: {"unit", "key", "kind", "member", "volumes", "users", "source",
-"target", "nodes": {name: ssh destination, null for this host}, "ssh": options, "state", "options", "do": [...]}. In "do"
-stand the mover's stages by name, "undo:<stage>", "stop", "start", "give-back" (start on the source), "readiness",
+"target", "nodes": {name: ssh destination, null for this host}, "ssh": options, "state", "options", "do": [...]}. In
+"do" stand the mover's stages by name, "undo:<stage>", "stop", "start", "give-back" (start on the source), "readiness",
 "facts". Writes one JSON object a line: events, and the answer of each thing done.
 """
 

@@ -35,10 +35,10 @@ class Ran:
     text: str
 
     def answer(self, what: str) -> Any:
-        return next(each["answer"] for each in self.events if each["event"] == "done" and each["what"] == what)
+        return self._done(what)["answer"]
 
     def seconds(self, what: str) -> float:
-        return float(next(each["seconds"] for each in self.events if each["event"] == "done" and each["what"] == what))
+        return float(self._done(what)["seconds"])
 
     @property
     def failed(self) -> dict[str, Any] | None:
@@ -49,10 +49,8 @@ class Ran:
         """Steps that changed something."""
         return [each["step"] for each in self.events if each["event"] == "step_ended" and each["outcome"] == "did"]
 
-    def step_seconds(self, ending: str) -> float:
-        return sum(
-            each["seconds"] for each in self.events if each["event"] == "step_ended" and each["step"].endswith(ending)
-        )
+    def _done(self, what: str) -> dict[str, Any]:
+        return next(each for each in self.events if each["event"] == "done" and each["what"] == what)
 
 
 @dataclass
@@ -231,7 +229,8 @@ def clean_up(swarm: Swarm, on_host: OnHost, prefix: str) -> None:
             swarm.client.remove_secret(secret["ID"])
     for host in ("kvm4", "kvm2"):
         on_host(host, f"docker volume ls -q | grep ^{prefix} | xargs -r docker volume rm >/dev/null; true")
-        on_host(host, f"rm -rf /var/lib/docker/evenkeel/{prefix}* /var/lib/docker/volumes/{prefix}*")
+        places = ("/var/backups/evenkeel", "/var/lib/docker/evenkeel", "/var/lib/docker/volumes")
+        on_host(host, "rm -rf " + " ".join(f"{place}/{prefix}*" for place in places))
     on_host("kvm4", f"rm -rf {HOME}/state/{prefix}*")
 
 

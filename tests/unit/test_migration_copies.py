@@ -18,7 +18,7 @@ def volume(root: Path, *files: str) -> Path:
 
 def test_a_copy_is_live_or_parked_and_says_whether_it_holds_anything(tmp_path: Path) -> None:
     root = str(tmp_path)
-    assert copies.look(root, "media") | {"free": 0, "total": 0} == {
+    assert copies.look(root, "media") | {"free": 0, "total": 0, "files": 0} == {
         "state": "neither",
         "live": str(tmp_path / "volumes/media/_data"),
         "parked": str(tmp_path / "evenkeel/media/data"),
@@ -26,6 +26,7 @@ def test_a_copy_is_live_or_parked_and_says_whether_it_holds_anything(tmp_path: P
         "owner": None,
         "free": 0,
         "total": 0,
+        "files": 0,
     }
     volume(tmp_path)
     assert (copies.look(root, "media")["state"], copies.look(root, "media")["empty"]) == ("live", True)
@@ -90,4 +91,5 @@ def test_releasing_leaves_the_data_alone(tmp_path: Path) -> None:
 
 def test_room_is_that_of_the_nearest_directory_there_is(tmp_path: Path) -> None:
     found = copies.room(str(tmp_path / "not" / "yet"))
-    assert 0 < found["free"] <= found["total"]
+    assert 0 < (found["free"] or 0) <= (found["total"] or 0)
+    assert found["files"] is None or found["files"] > 0

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import IO, Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
 
@@ -86,6 +86,10 @@ class Host(ABC):
             stdout=subprocess.DEVNULL if stdout is None else stdout,
             stderr=subprocess.PIPE,
         )
+
+    def start(self, argv: Sequence[str], *, stdin: int, stdout: int, stderr: IO[bytes]) -> subprocess.Popen[bytes]:
+        """Start a command whose input or output is a stream of bytes; whoever starts it waits for its end."""
+        return subprocess.Popen(self._argv(argv, {}), stdin=stdin, stdout=stdout, stderr=stderr)
 
     def call(self, module: ModuleType, function: str, *, timeout: float = 60, **arguments: Any) -> Any:
         """Call a function of a module of `on_host` there; arguments and the answer are JSON.

@@ -12,7 +12,7 @@ from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import Part
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers import rsync
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers import backups, rsync
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import (
     Facts,
     Move,
@@ -26,7 +26,6 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.v
     Volume,
     human,
     require_room,
-    users,
 )
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import copies, manifest
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Stage, Step, Tell
@@ -65,6 +64,10 @@ class FilesMover(Mover):
         for volume in self._volumes():
             stages += [volume.mark(), volume.make()]
         return stages
+
+    def backup(self) -> Sequence[Stage]:
+        """Back the volumes up on the target, and unpack the backups once."""
+        return [backups.of_volume(volume) for volume in self._volumes()]
 
     def precopy(self) -> Sequence[Stage]:
         """Copy in passes until the next one would not leave less."""
@@ -118,7 +121,7 @@ class FilesMover(Mover):
         def do(tell: Tell) -> None:
             left = rsync.delta(ends)
             for number in range(1, MOST_PASSES + 1):
-                self._require_room(volume, left.bytes)
+                self._require_room(volume, left)
                 tell(text=f"pass {number}: {left.items} changes", bytes=0, total=left.bytes)
                 seconds = rsync.copy(ends, tell, total=left.bytes)
                 before, left = left, rsync.delta(ends)
@@ -130,17 +133,17 @@ class FilesMover(Mover):
             self._stable.add(volume.name)
 
         title = f"copy the volume {volume.name} until a pass leaves no less than the one before"
-        return self._step("precopy", f"pass-{volume.name}", title, self.move.target, probe, do, deadline=24 * 3600)
+        name = self.move.target.name
+        return Step(f"precopy.{self.part.key}.pass-{volume.name}", title, name, probe, do, deadline=24 * 3600)
 
     def _unused(self, volume: Volume) -> Step:
         def check() -> bool:
             if not self._past(volume):
-                for place in (self.move.source, self.move.target):
-                    _refuse_users(users(place.host, volume.live_path(place), volume.name), volume, place)
+                volume.refuse_users()
             return True
 
         title = f"see that nobody has the volume {volume.name} mounted"
-        return self._check("switch", f"unused-{volume.name}", title, self.move.source, check)
+        return self._check(f"switch unused-{volume.name}", title, self.move.source, check)
 
     def _last_pass(self, volume: Volume) -> Step:
         ends = self._ends(volume)
@@ -151,12 +154,13 @@ class FilesMover(Mover):
 
         def do(tell: Tell) -> None:
             left = rsync.delta(ends)
-            self._require_room(volume, left.bytes)
+            self._require_room(volume, left)
             rsync.copy(ends, tell, total=left.bytes, checksum=True, still=True)
             self.move.target.host.run(["sync", "-f", ends.target_path], timeout=600)
 
         title = f"copy what changed last in the volume {volume.name}, by content"
-        return self._step("switch", f"last-pass-{volume.name}", title, self.move.target, probe, do, deadline=READING)
+        name = self.move.target.name
+        return Step(f"switch.{self.part.key}.last-pass-{volume.name}", title, name, probe, do, deadline=READING)
 
     def _proof(self, volume: Volume) -> Step:
         def check() -> bool:
@@ -184,7 +188,7 @@ class FilesMover(Mover):
             return True
 
         title = f"see that both manifests of the volume {volume.name} agree"
-        return self._check("switch", f"proof-{volume.name}", title, self.move.target, check)
+        return self._check(f"switch proof-{volume.name}", title, self.move.target, check)
 
     def _only_one_live(self, volume: Volume) -> Step:
         def check() -> bool:
@@ -194,7 +198,7 @@ class FilesMover(Mover):
             return True
 
         title = f"see that the volume {volume.name} is live here alone"
-        return self._check("switch", f"verify-{volume.name}", title, self.move.target, check)
+        return self._check(f"switch verify-{volume.name}", title, self.move.target, check)
 
     def _refuse_traps(self) -> Step:
         def check() -> bool:
@@ -203,7 +207,7 @@ class FilesMover(Mover):
                 raise MoveError(refused[0].code, f"{refused[0].text}: {refused[0].remedy}")
             return True
 
-        return self._check("prepare", "traps", "see that the volumes can be moved", self.move.source, check)
+        return self._check("prepare traps", "see that the volumes can be moved", self.move.source, check)
 
     # --- what they need ---
 
@@ -218,9 +222,9 @@ class FilesMover(Mover):
         """Whether the source is parked: then the copy was proven."""
         return volume.parked(self.move.source)
 
-    def _require_room(self, volume: Volume, needed: int) -> None:
-        target = self.move.target
-        require_room(target, needed, volume.path(target), f"the copy of the volume {volume.name}")
+    def _require_room(self, volume: Volume, lacking: rsync.Delta) -> None:
+        target, what = self.move.target, f"the copy of the volume {volume.name}"
+        require_room(target, lacking.bytes, volume.path(target), what, files=lacking.items)
 
     def _traps(self, volume: Volume, size: int) -> list[Trap]:
         source, target = self.move.source, self.move.target
@@ -235,46 +239,21 @@ class FilesMover(Mover):
         if not copied and there["free"] < size + RESERVE:
             text = f"{target.name} has {human(there['free'])} free, and the volume {volume.name} takes {human(size)}"
             found.append(Trap("no_room", text, "make room on the target", refuses=True))
-        for place in (source, target):
-            if place.host.run(["rsync", "--version"], check=False).status:
-                found.append(
-                    Trap(
-                        "no_rsync",
-                        f"rsync is not installed on {place.name}",
-                        "install it (Debian: rsync)",
-                        refuses=True,
-                    )
-                )
+        lacking = [
+            place.name for place in (source, target) if place.host.run(["rsync", "--version"], check=False).status
+        ]
+        if lacking:
+            text = f"rsync is not installed on {' and '.join(lacking)}"
+            found.append(Trap("no_rsync", text, "install it (Debian: rsync)", refuses=True))
         try:
             self._ends(volume).arguments()
         except MoveError as error:
             found.append(Trap(error.code, error.message, "run the engine on one of the two", refuses=True))
         return found
 
-    def _step(
-        self,
-        verb: str,
-        what: str,
-        title: str,
-        place: Place,
-        probe: Callable[[], bool],
-        do: Callable[[Tell], None],
-        *,
-        deadline: float,
-    ) -> Step:
-        return Step(f"{verb}.{self.part.key}.{what}", title, place.name, probe=probe, do=do, deadline=deadline)
-
-    def _check(self, verb: str, what: str, title: str, place: Place, check: Callable[[], bool]) -> Step:
-        return Step(f"{verb}.{self.part.key}.{what}", title, place.name, check, lambda _tell: None, changes=False)
-
-
-def _refuse_users(busy: Sequence[str], volume: Volume, place: Place) -> None:
-    if busy:
-        raise MoveError(
-            "volume_in_use",
-            f"{', '.join(busy)} on {place.name} still has the volume {volume.name} mounted: stop it, or make it a member"
-            " of the unit",
-            containers=list(busy),
+    def _check(self, what: str, title: str, place: Place, check: Callable[[], bool]) -> Step:
+        return Step(
+            f"{what.replace(' ', f'.{self.part.key}.')}", title, place.name, check, lambda _tell: None, changes=False
         )
 
 

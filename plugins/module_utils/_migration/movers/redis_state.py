@@ -106,6 +106,16 @@ def volume_of(directory: str, volumes: Mapping[str, str]) -> tuple[str, str] | N
     return None
 
 
+def below(directory: str, volumes: Mapping[str, str]) -> str:
+    """Return the path of a directory below the volume that it lies in, "" where it is the volume itself."""
+    return (volume_of(directory, volumes) or ("", ""))[1]
+
+
+def rdb_file(config: Mapping[str, str], volumes: Mapping[str, str]) -> str:
+    """Return the path of the saved file below the volume that it lies in."""
+    return "/".join(part for part in (below(config["dir"], volumes), config["dbfilename"]) if part)
+
+
 def bytes_on_disk(explored: Mapping[str, Any]) -> int:
     """Return the size of all files in the server's directory."""
     return sum(explored["files"].values())
@@ -121,6 +131,14 @@ def foreign_files(explored: Mapping[str, Any]) -> list[str]:
         for name in explored["files"]
         if name not in (rdb, aof) and not _OWN_FILES.search(name) and not (folder and name.startswith(folder + "/"))
     )
+
+
+def written(info: Mapping[str, str]) -> bool:
+    """Whether an append-only file has everything that the server has, and nothing is under way with it."""
+    busy = ("aof_rewrite_in_progress", "aof_rewrite_scheduled", "aof_buffer_length")
+    fine = ("aof_last_write_status", "aof_last_bgrewrite_status")
+    idle = all(info.get(name, "0") == "0" for name in busy)
+    return idle and info.get("aof_enabled") == "1" and all(info.get(name, "ok") == "ok" for name in fine)
 
 
 def traps(

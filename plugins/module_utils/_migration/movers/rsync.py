@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import IO
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import Host, LocalHost, SshHost
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import copies
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Tell
 
 #: Everything that a file is: links, owners by number, access control lists, attributes, holes, nanoseconds.
@@ -23,6 +25,9 @@ WHOLE = ("-aHAX", "--numeric-ids", "--sparse", "--delete", "--partial", "--modif
 VANISHED = 24
 _NO_LINK = (10, 12, 30, 35, 255)
 _TOLD_EVERY = 0.5
+#: How often a running copy's target is looked at, in seconds, and how little there means that it is full, in bytes.
+_WATCHED_EVERY = 5.0
+_FULL = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ def delta(ends: Ends, *, checksum: bool = False) -> Delta:
 
 def differs(ends: Ends) -> list[str]:
     """Return what a dry run by content prints, up to twenty lines: nothing if the copy is complete."""
-    found = []
+    found: list[str] = []
     for line in _run(ends, ["--dry-run", "--checksum", "--itemize-changes"]):
         if line.strip() and len(found) < 20:
             found.append(line.strip())
@@ -88,7 +93,7 @@ def copy(ends: Ends, tell: Tell, *, total: int, checksum: bool = False, still: b
     """
     began = told = time.monotonic()
     options = ["--info=progress2", "--no-human-readable", "--outbuf=L", *(["--checksum"] if checksum else [])]
-    for line in _run(ends, options, tolerated=() if still else (VANISHED,)):
+    for line in _run(ends, options, tolerated=() if still else (VANISHED,), watched=True):
         now = time.monotonic()
         done = progress(line)
         if done is not None and now - told >= _TOLD_EVERY:
@@ -126,7 +131,20 @@ def failure(status: int, said: str, ends: Ends) -> MoveError:
     return MoveError("copy_failed", f"{what} failed (rsync exit {status}): {'; '.join(last)}")
 
 
-def _run(ends: Ends, options: Sequence[str], *, tolerated: Sequence[int] = ()) -> Iterator[str]:
+def _watch(ends: Ends, process: subprocess.Popen[str], ended: threading.Event, full: threading.Event) -> None:
+    """Kill a copy whose target is full: rsync can hang on that instead of failing (seen with no files left)."""
+    while not ended.wait(_WATCHED_EVERY):
+        try:
+            room = ends.target.call(copies, "room", path=ends.target_path)
+        except MoveError:
+            continue  # rsync itself will say that the host is gone
+        if room["free"] < _FULL or room["files"] == 0:
+            full.set()
+            process.kill()
+            return
+
+
+def _run(ends: Ends, options: Sequence[str], *, tolerated: Sequence[int] = (), watched: bool = False) -> Iterator[str]:
     """Run rsync and yield what it prints, by line or carriage return; raises MoveError if it fails."""
     # It must not outlive us: a next run would start a second one beside it.
     argv = ["setpriv", "--pdeathsig", "KILL", "rsync", *WHOLE, *options, *ends.arguments()]
@@ -137,19 +155,23 @@ def _run(ends: Ends, options: Sequence[str], *, tolerated: Sequence[int] = ()) -
             )
         except FileNotFoundError as error:
             raise MoveError("command_failed", "setpriv is not installed, and the move needs it") from error
-        assert process.stdout is not None
+        ended, full = threading.Event(), threading.Event()
+        watch = threading.Thread(target=_watch, args=(ends, process, ended, full), daemon=True)
+        if watched:
+            watch.start()
         try:
             yield from _pieces(process.stdout)
         finally:
-            if process.poll() is None:
-                process.stdout.close()
             status = process.wait()
+            ended.set()
+        if full.is_set():
+            raise failure(status, "No space left on device", ends)
         if status and status not in tolerated:
             errors.seek(0)
             raise failure(status, errors.read()[-4000:], ends)
 
 
-def _pieces(stream: IO[str]) -> Iterator[str]:
+def _pieces(stream: IO[str] | None) -> Iterator[str]:
     # Universal newlines: a carriage return ends a line, too.
-    for line in stream:
+    for line in stream or ():
         yield line.rstrip("\n")

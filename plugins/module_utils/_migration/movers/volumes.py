@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -35,34 +34,29 @@ def human(size: float) -> str:
     return f"{size:.1f} TiB"
 
 
-def require_room(place: Place, needed: int, path: str, what: str) -> None:
-    """Raise MoveError `disk_full` if a file system has not that many bytes free, and the reserve."""
-    free = int(place.host.call(copies, "room", path=path)["free"])
-    if free < needed + RESERVE:
+def require_room(place: Place, needed: int, path: str, what: str, *, files: int = 0) -> None:
+    """Raise MoveError `disk_full` if a file system has too few bytes free, with the reserve, or takes too few files."""
+    room = place.host.call(copies, "room", path=path)
+    if room["free"] < needed + RESERVE:
         raise MoveError(
             "disk_full",
-            f"{place.name} has {human(free)} free at {path}, and {what} needs {human(needed + RESERVE)}: make room",
-            free=free,
+            f"{place.name} has {human(room['free'])} free at {path}, and {what} needs {human(needed + RESERVE)}:"
+            " make room",
+            free=room["free"],
             needed=needed + RESERVE,
+        )
+    if room["files"] is not None and room["files"] <= files:
+        raise MoveError(
+            "disk_full",
+            f"{place.name} takes {room['files']} more files at {path}, and {what} needs up to {files}: make room",
+            files=room["files"],
         )
 
 
 def users(host: Host, path: str, volume: str) -> list[str]:
-    """Return the names of running containers on a host that have a volume, or any of its directory, mounted."""
-    ids = host.run(["docker", "ps", "-q", "--no-trunc"]).out.split()
-    if not ids:
-        return []
-    # A container may end between the two calls: that is no error, and it is no user any more.
-    found = host.run(["docker", "inspect", "--type", "container", *ids], check=False).out
-    return [
-        str(each["Name"]).lstrip("/")
-        for each in json.loads(found or "[]")
-        if any(mount.get("Name") == volume or _within(mount.get("Source"), path) for mount in each["Mounts"])
-    ]
-
-
-def _within(source: str | None, path: str) -> bool:
-    return source is not None and (source == path or source.startswith(path + "/"))
+    """Return the names of running containers on a host that have a volume, or its directory, mounted."""
+    filters = ["--filter", f"volume={volume}", "--filter", f"volume={path}"]
+    return host.run(["docker", "ps", "--format", "{{.Names}}", *filters]).out.split()
 
 
 class Volume:
@@ -208,7 +202,8 @@ class Volume:
                 path=found["parked"],
             )
 
-    def _park(self, place: Place) -> None:
+    def refuse_users(self) -> None:
+        """Raise MoveError `volume_in_use` if a container on either node has the volume mounted."""
         for node in (self.move.source, self.move.target):
             busy = users(node.host, self.live_path(node), self.name)
             if busy:
@@ -218,6 +213,9 @@ class Volume:
                     " member of the unit",
                     containers=busy,
                 )
+
+    def _park(self, place: Place) -> None:
+        self.refuse_users()
         self._call(place, "claim")
         place.host.call(copies, "park", root=place.root, volume=self.name)
 

@@ -34,7 +34,7 @@ def look(root: str, volume: str) -> dict[str, object]:
     """Return what `state` returns, and more of the copy that is there.
 
     "empty": whether nothing is in it, None where there is no or more than one copy. "owner": {"unit", "move"} of the
-    marker, None where there is none. "free", "total": bytes of the file system that the parked copy is or would be on.
+    marker, None where there is none. "free", "total", "files": see `room`, of the parked copy.
     """
     found = state(root, volume)
     where = found.get(str(found["state"]))
@@ -42,13 +42,17 @@ def look(root: str, volume: str) -> dict[str, object]:
     return {**found, "empty": empty, "owner": _owner(root, volume), **room(str(found["parked"]))}
 
 
-def room(path: str) -> dict[str, int]:
-    """Return {"free": bytes, "total": bytes} of the file system that a path is or would be on."""
+def room(path: str) -> "dict[str, int | None]":
+    """Return {"free": bytes, "total": bytes, "files"} of the file system that a path is or would be on.
+
+    "files": how many more it takes, None where that has no limit.
+    """
     there = Path(path)
     while not there.exists():
         there = there.parent
     system = os.statvfs(there)
-    return {"free": system.f_bavail * system.f_frsize, "total": system.f_blocks * system.f_frsize}
+    files = system.f_favail if system.f_files else None
+    return {"free": system.f_bavail * system.f_frsize, "total": system.f_blocks * system.f_frsize, "files": files}
 
 
 def claim(root: str, volume: str, unit: str, move: str) -> None:
