@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import shlex
 import tempfile
 import time
@@ -19,6 +18,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.journal 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import Member, Part, Unit
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Move, Mover, Options, Place
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres import PostgresMover
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_dump import DumpMover
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_server import Server, server_in
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Stage, Step, Walk
 from ansible_collections.evenkeel.swarm.plugins.module_utils._swarm import Swarm
@@ -42,6 +42,7 @@ class Estate:
     image: str
     directory: Path
     mount: str = OFFICIAL
+    restart: str = "any"
     name: str = field(default_factory=lambda: f"t{uuid.uuid4().hex[:6]}")
     events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
 
@@ -92,7 +93,7 @@ class Estate:
                 },
                 "Placement": {"Constraints": ["node.hostname==kvm4"], "MaxReplicas": 1},
                 "Networks": [{"Target": f"{self.name}-net"}],
-                "RestartPolicy": {"Condition": "any", "Delay": 500_000_000},
+                "RestartPolicy": {"Condition": self.restart, "Delay": 500_000_000},
             },
             "Mode": {"Replicated": {"Replicas": 1}},
             "UpdateConfig": {"Parallelism": 1, "FailureAction": "pause", "Order": "stop-first"},
@@ -144,6 +145,9 @@ class Estate:
 
     def mover(self, source: str = "kvm4", target: str = "kvm2", **options: Any) -> PostgresMover:
         return PostgresMover(self.move(source, target, **options), self.part())
+
+    def dump_mover(self) -> DumpMover:
+        return DumpMover(self.move(), self.part())
 
     def part(self) -> Part:
         member = Member(self.service, "postgres")
@@ -248,13 +252,9 @@ class Ledger:
 
     def lost(self) -> list[int]:
         """Acknowledged ids that are not there."""
+        acknowledged = self.acknowledged()
         there = {int(line) for line in self.estate.sql("SELECT id FROM ledger;")}
-        return [number for _, number in self.acknowledged() if number not in there]
-
-
-def longest_pause(acknowledged: list[tuple[float, int]]) -> float:
-    times = [at for at, _ in acknowledged]
-    return max(after - before for before, after in itertools.pairwise(times))
+        return [number for _, number in acknowledged if number not in there]
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.b
     Trap,
 )
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_content import (
+    Content,
     check_structure,
     content,
     differences,
@@ -189,7 +190,7 @@ class PostgresMover(Mover):
                 raise MoveError("nothing_to_compare", f"{message}: compare by hand, then run verify") from error
             full = any("rows" in kinds for kinds in before.values())
             server = self.context.primary()
-            found = differences(before, content(server, full=full))
+            found = self._differences(before, content(server, full=full))
             if found:
                 more = f" and {len(found) - 5} more" if len(found) > 5 else ""
                 message = f"the database is not what it was before the stop: {'; '.join(found[:5])}{more}"
@@ -201,6 +202,10 @@ class PostgresMover(Mover):
         title = "extensions, roles, grants, sequences, collation versions"
         whole = f"every row, {title}, pg_amcheck" if self._full else title
         return self.context.step("verify", "content", whole, self.move.target.name, same, changes=False, deadline=3600)
+
+    def _differences(self, before: Content, after: Content) -> list[str]:
+        """Return what differs."""
+        return differences(before, after)
 
     def _canary(self) -> Step:
         """Write once, committed, and leave it where it goes with the role."""

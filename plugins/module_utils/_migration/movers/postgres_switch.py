@@ -261,7 +261,7 @@ def passes(standby: Mapping[str, Any], token: Mapping[str, Any]) -> bool:
         return False
     if not standby["in_recovery"]:
         return bool(standby["timeline"] == token["timeline"] + 1)
-    at, replayed = position(standby["checkpoint"]), position(standby["replayed"])
+    at, replayed = position(standby["checkpoint"]), position(standby["replayed"] or "0/0")
     return bool(standby["timeline"] == token["timeline"] and at == token["checkpoint"] < replayed)
 
 
