@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.cluster import Cluster, Spec
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import SshHost
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.journal import FENCED, UNFENCED, Journal
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import Member, Part, Unit
@@ -101,12 +102,12 @@ class Estate:
         }
 
     def wait_running(self, node: str) -> None:
-        wait_for(lambda: [each.node for each in self.cluster.running(self.service)] == [node], 90, self.service)
-        wait_for(self._answers, 60, f"{self.service} to answer")
+        wait_for(lambda: self._answers(node), 120, f"{self.service} that answers on {node}")
 
-    def _answers(self) -> bool:
-        with contextlib.suppress(Exception):
-            return bool(self.server().ask("SELECT to_json(true)"))
+    def _answers(self, node: str) -> bool:
+        with contextlib.suppress(MoveError):
+            there = [each.node for each in self.cluster.running(self.service)] == [node]
+            return there and bool(self.server().ask("SELECT to_json(true)"))
         return False
 
     def server(self) -> Server:

@@ -36,7 +36,11 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.p
     warnings,
 )
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_prepare import Preparation
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_server import literal, quoted
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_server import (
+    Layout,
+    literal,
+    quoted,
+)
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_switch import Switch
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import copies, pg_data
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Stage, Step, Tell
@@ -136,12 +140,10 @@ class PostgresMover(Mover):
         if self.context.running() is None:
             return f"{self.part.service} does not run"
         then, now = self.context.layout(), self.context.observe()
-        same = (then.volume, then.mount, then.relative) == (now.volume, now.mount, now.relative)
-        if same:
+        if _house(then) == _house(now):
             return None
-        return (
-            f"{self.part.service} was redeployed with its data at another place ({now.data}): run cancel, then prepare"
-        )
+        message = f"{self.part.service} was redeployed with another server or place of its data"
+        return f"{message} ({now.exe}, {now.data}): run cancel, then prepare"
 
     @property
     def _full(self) -> bool:
@@ -265,6 +267,10 @@ _IDENTITY = (
     " 'timeline', (SELECT timeline_id FROM pg_control_checkpoint()), 'read_write',"
     " NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off')"
 )
+
+
+def _house(layout: Layout) -> tuple[Any, ...]:
+    return layout.volume, layout.mount, layout.relative, layout.exe, layout.uid
 
 
 def _write_private(path: Path, value: Any) -> None:

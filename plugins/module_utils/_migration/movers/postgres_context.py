@@ -36,6 +36,7 @@ class Context:
         self.part = part
         self.names = Names(move.unit.name, part.key)
         self._servers: dict[str, Server] = {}
+        self._layout: Layout | None = None
 
     @property
     def superuser(self) -> str:
@@ -114,7 +115,10 @@ class Context:
 
     def layout(self) -> Layout:
         """Return where the data is; captured once a move, as it is needed when nothing runs."""
-        return from_json(self.move.journal.before(f"layout:{self.part.key}", lambda: self.observe().as_json()))
+        if self._layout is None:
+            found = self.move.journal.before(f"layout:{self.part.key}", lambda: self.observe().as_json())
+            self._layout = from_json(found)
+        return self._layout
 
     def observe(self) -> Layout:
         """Return where the data of the running service is. Raises MoveError with the trap that it is."""

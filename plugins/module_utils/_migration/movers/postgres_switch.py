@@ -10,6 +10,7 @@ from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.companion import start_companion
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.journal import FENCED, PROMOTION, UNFENCED
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_context import Context
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_copy import Copy, drop_slot
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_server import (
@@ -98,6 +99,9 @@ class Switch:
 
         def give_back() -> None:
             layout = context.layout()
+            if self._promotion_intended():
+                message = f"{context.part.service} may be promoted on {context.move.target.name} already"
+                raise MoveError("promoted", f"{message}: run switch again to end it, then reverse")
             if context.paths(source)["state"] != copies.PARKED:
                 return
             parked = context.path(source, copies.PARKED)
@@ -154,6 +158,9 @@ class Switch:
 
     def _promote(self, _tell: Tell) -> None:
         context, slot = self.context, literal(self.way_back.slot)
+        if not self._promotion_intended():
+            message = "the promotion's intent is not written down, so the source may be given back at any moment"
+            raise MoveError("no_intent", f"{message}: run switch again")
         start_companion(context.move.cluster, context.companion(context.move.target, self.copy.command()))
         self._passes()
         standby = context.standby(context.move.target)
@@ -167,6 +174,11 @@ class Switch:
             "CHECKPOINT;\n",
             timeout=_PROMOTE_SECONDS + 30,
         )
+
+    def _promotion_intended(self) -> bool:
+        """Return whether the source is given up: this side of it only undo leads on, on the other only promotion."""
+        events = [entry["event"] for entry in self.context.move.journal.entries]
+        return [event for event in events if event in (FENCED, UNFENCED, PROMOTION)][-1:] == [PROMOTION]
 
     def _is_promoted(self) -> bool:
         """Look whether the target's copy leads: asked where it runs, read from its files where nothing does."""
