@@ -76,6 +76,17 @@ class Host(ABC):
             raise MoveError("command_failed", f"{what} failed (exit {done.status}): {said}", host=self.name)
         return done
 
+    def popen(
+        self, argv: Sequence[str], *, stdin: int | None = None, stdout: int | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start a command whose input or output is a pipe (subprocess.PIPE); its errors are a pipe, too."""
+        return subprocess.Popen(
+            self._argv(argv, {}),
+            stdin=subprocess.DEVNULL if stdin is None else stdin,
+            stdout=subprocess.DEVNULL if stdout is None else stdout,
+            stderr=subprocess.PIPE,
+        )
+
     def call(self, module: ModuleType, function: str, *, timeout: float = 60, **arguments: Any) -> Any:
         """Call a function of a module of `on_host` there; arguments and the answer are JSON.
 
