@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.backup_postgres import Backup
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import UNREACHABLE, MoveError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import Part
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import (
     Facts,
     Move,
     Mover,
+    Place,
     Readiness,
     Trap,
 )
@@ -67,17 +68,26 @@ class PostgresMover(Mover):
         found = look_at(context.primary())
         disk = context.look(place, copies.LIVE)
         other = self.move.target if place is self.move.source else self.move.source
-        copied = context.standby(other) is not None
-        free = None if copied else other.host.call(pg_data, "free", path=other.root)
         nodes = (self.move.source.name, self.move.target.name)
         ours = {context.names.slot(node) for node in nodes}
-        traps = refusals(found, layout, disk, ours=ours, networks=context.subnets(), free=free)
+        traps = refusals(found, layout, disk, ours=ours, networks=context.subnets(), free=self._room(other))
         detail = {**found, "volume": layout.volume, "data_directory": layout.data, "argv": list(layout.argv)}
         return Facts(int(found["bytes"]), SWITCH_SECONDS, detail, [*traps, *warnings(found)])
 
+    def _room(self, place: Place) -> int | None:
+        """Return what is free on a node's disk; None where a copy lies already, or no way leads there yet."""
+        try:
+            if self.context.standby(place) is not None:
+                return None
+            return int(place.host.call(pg_data, "free", path=place.root))
+        except MoveError as error:
+            if error.code not in UNREACHABLE:
+                raise
+            return None
+
     def prepare(self) -> Sequence[Stage]:
-        """Make the place, the role, the way in and the bound."""
-        return Preparation(self.context).steps()
+        """Bring the image; make the place, the role, the way in and the bound."""
+        return [self.context.image_step(), *Preparation(self.context).steps()]
 
     def backup(self) -> Sequence[Stage]:
         """Back up to the target, restored there once for proof."""
@@ -129,7 +139,7 @@ class PostgresMover(Mover):
 
     # --- the steps of its own ---
 
-    def _place_of_primary(self) -> Any:
+    def _place_of_primary(self) -> Place:
         running = self.context.running()
         if running is None:
             raise MoveError("not_running", f"{self.part.service} does not run: start it, then plan again")

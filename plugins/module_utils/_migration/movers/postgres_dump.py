@@ -58,9 +58,9 @@ class DumpMover(PostgresMover):
         return Facts(found.bytes, outage, found.detail, traps)
 
     def prepare(self) -> Sequence[Stage]:
-        """Make the place on the target."""
+        """Bring the image, make the place on the target."""
         preparation = Preparation(self.context)
-        return [preparation.room(), preparation.place()]
+        return [self.context.image_step(), preparation.room(), preparation.place()]
 
     def precopy(self) -> Sequence[Stage]:
         """Return no steps: nothing is copied while the service runs."""

@@ -55,14 +55,13 @@ def lonely_server(
     `source` on the node is mounted at `mount`.
     """
     layout, name = context.layout(), _name(context)
-    image = context.spec()["TaskTemplate"]["ContainerSpec"]["Image"]
     argv = ["docker", "run", "-d", "--init", "--name", name, "--label", f"{OURS}={context.move.unit.name}"]
     argv += ["--network", "none", "--user", layout.user, "--mount", f"type=bind,src={source},dst={mount}"]
     argv += ["--stop-signal", "SIGINT", "--entrypoint", command[0]]
     argv += [] if layout.pgdata is None else ["-e", f"PGDATA={layout.pgdata}"]
     end(context, place)
     try:
-        place.host.run([*argv, image, *command[1:]], timeout=600)
+        place.host.run([*argv, context.image(place), *command[1:]], timeout=600)
         server = Server(place.host, name, layout.exe, layout.user, socket, layout.port, layout.superuser)
         wait_until(lambda: _answers(server), _READY_SECONDS, f"a server on {place.name} to answer", every=0.3)
         yield server

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.companion import start_companion
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.journal import FENCED, PROMOTION, UNFENCED
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_context import Context
@@ -161,7 +160,8 @@ class Switch:
         if not self._promotion_intended():
             message = "the promotion's intent is not written down, so the source may be given back at any moment"
             raise MoveError("no_intent", f"{message}: run switch again")
-        start_companion(context.move.cluster, context.companion(context.move.target, self.copy.command()))
+        if context.move.cluster.find_service(context.names.companion(context.move.target.name)) is None:
+            self.copy.start()
         self._passes()
         standby = context.standby(context.move.target)
         if standby is None:
