@@ -189,6 +189,10 @@ class Estate:
         self.back(mover.stopped())
         self.start(mover.move.source.name)
 
+    def replication_password(self, mover: PostgresMover) -> str:
+        [companion] = self.cluster.running(mover.context.names.companion("kvm2"))
+        return self.sh("kvm2", f"docker exec {companion.container} cat {mover.context.passfile}").rpartition(":")[2]
+
     # --- the two copies ---
 
     def state(self, node: str) -> str:

@@ -16,7 +16,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.journal 
 
 from lab.settings import Settings
 from tests.integration.harness import wait_for
-from tests.integration.move_postgres import BELOW, OFFICIAL, Estate, Ledger, Make, connections, image_of
+from tests.integration.move_postgres import BELOW, OFFICIAL, PASSWORD, Estate, Ledger, Make, connections, image_of
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +71,20 @@ def test_there_and_back_under_load_loses_nothing(make: Make, mount: str) -> None
     print(f"{len(written)} acknowledged writes")
 
 
-def test_cancel_leaves_nothing_behind(make: Make) -> None:
+def test_cancel_leaves_nothing_behind_and_nothing_tells_the_password(make: Make) -> None:
     estate = make()
     before = footprint(estate)
     mover = estate.mover()
     estate.copy(mover)
+    password = estate.replication_password(mover)
+    assert len(password) == 48
+    told = f"{estate.events} {mover.move.journal.path.read_text()} {mover.facts()} {mover.readiness()}"
+    assert password not in told
+    assert PASSWORD not in told
+    for node in ("kvm4", "kvm2"):
+        seen = estate.sh(node, "cat /proc/[0-9]*/cmdline | tr '\\0' ' '; docker inspect $(docker ps -aq)")
+        assert "pg_basebackup" in seen or "primary_conninfo" in seen or node == "kvm4"
+        assert password not in seen
     assert footprint(estate) != before
     assert estate.state("kvm2") == "01"
     for stages in (mover.precopy(), mover.prepare()):

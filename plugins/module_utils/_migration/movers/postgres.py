@@ -107,6 +107,7 @@ class PostgresMover(Mover):
 
     def settle(self) -> Sequence[Stage]:
         """Checkpoint; take what verify() compares with."""
+        self._taken = False
         return [Switch(self.context).settle(), self._take_content()]
 
     def stopped(self) -> Sequence[Stage]:
@@ -164,7 +165,7 @@ class PostgresMover(Mover):
         return self.move.journal.path.with_name(f"{self.part.key}.content.json")
 
     def _take_content(self) -> Step:
-        """Take what the server holds while no consumer changes it. A fresh process takes it again."""
+        """Take what the server holds while no consumer changes it: anew for every try of a switch."""
 
         def take(_tell: Tell) -> None:
             _write_private(self._content_file, content(self.context.primary(), full=self._full))
