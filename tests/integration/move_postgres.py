@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import shlex
 import tempfile
 import time
@@ -14,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.cluster import Cluster, Spec
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import SshHost
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.journal import FENCED, UNFENCED, Journal
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import Member, Part, Unit
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Move, Mover, Options, Place
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres import PostgresMover
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_dump import DumpMover
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_server import Server, server_in
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Stage, Step, Walk
 from ansible_collections.evenkeel.swarm.plugins.module_utils._swarm import Swarm
@@ -42,6 +43,7 @@ class Estate:
     image: str
     directory: Path
     mount: str = OFFICIAL
+    restart: str = "any"
     name: str = field(default_factory=lambda: f"t{uuid.uuid4().hex[:6]}")
     events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
 
@@ -92,7 +94,7 @@ class Estate:
                 },
                 "Placement": {"Constraints": ["node.hostname==kvm4"], "MaxReplicas": 1},
                 "Networks": [{"Target": f"{self.name}-net"}],
-                "RestartPolicy": {"Condition": "any", "Delay": 500_000_000},
+                "RestartPolicy": {"Condition": self.restart, "Delay": 500_000_000},
             },
             "Mode": {"Replicated": {"Replicas": 1}},
             "UpdateConfig": {"Parallelism": 1, "FailureAction": "pause", "Order": "stop-first"},
@@ -100,12 +102,12 @@ class Estate:
         }
 
     def wait_running(self, node: str) -> None:
-        wait_for(lambda: [each.node for each in self.cluster.running(self.service)] == [node], 90, self.service)
-        wait_for(self._answers, 60, f"{self.service} to answer")
+        wait_for(lambda: self._answers(node), 120, f"{self.service} that answers on {node}")
 
-    def _answers(self) -> bool:
-        with contextlib.suppress(Exception):
-            return bool(self.server().ask("SELECT to_json(true)"))
+    def _answers(self, node: str) -> bool:
+        with contextlib.suppress(MoveError):
+            there = [each.node for each in self.cluster.running(self.service)] == [node]
+            return there and bool(self.server().ask("SELECT to_json(true)"))
         return False
 
     def server(self) -> Server:
@@ -145,6 +147,9 @@ class Estate:
     def mover(self, source: str = "kvm4", target: str = "kvm2", **options: Any) -> PostgresMover:
         return PostgresMover(self.move(source, target, **options), self.part())
 
+    def dump_mover(self) -> DumpMover:
+        return DumpMover(self.move(), self.part())
+
     def part(self) -> Part:
         member = Member(self.service, "postgres")
         return Part("db", "postgres", self.service, member, {self.volume: self.mount}, (self.service,))
@@ -183,6 +188,10 @@ class Estate:
         mover.move.journal.write(UNFENCED)
         self.back(mover.stopped())
         self.start(mover.move.source.name)
+
+    def replication_password(self, mover: PostgresMover) -> str:
+        [companion] = self.cluster.running(mover.context.names.companion("kvm2"))
+        return self.sh("kvm2", f"docker exec {companion.container} cat {mover.context.passfile}").rpartition(":")[2]
 
     # --- the two copies ---
 
@@ -248,13 +257,9 @@ class Ledger:
 
     def lost(self) -> list[int]:
         """Acknowledged ids that are not there."""
+        acknowledged = self.acknowledged()
         there = {int(line) for line in self.estate.sql("SELECT id FROM ledger;")}
-        return [number for _, number in self.acknowledged() if number not in there]
-
-
-def longest_pause(acknowledged: list[tuple[float, int]]) -> float:
-    times = [at for at, _ in acknowledged]
-    return max(after - before for before, after in itertools.pairwise(times))
+        return [number for _, number in acknowledged if number not in there]
 
 
 @contextlib.contextmanager

@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.backup_postgres import Backup
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import UNREACHABLE, MoveError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import Part
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import (
     Facts,
     Move,
     Mover,
+    Place,
     Readiness,
     Trap,
 )
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_content import (
+    Content,
     check_structure,
     content,
     differences,
@@ -35,7 +37,11 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.p
     warnings,
 )
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_prepare import Preparation
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_server import literal, quoted
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_server import (
+    Layout,
+    literal,
+    quoted,
+)
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_switch import Switch
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import copies, pg_data
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Stage, Step, Tell
@@ -62,17 +68,26 @@ class PostgresMover(Mover):
         found = look_at(context.primary())
         disk = context.look(place, copies.LIVE)
         other = self.move.target if place is self.move.source else self.move.source
-        copied = context.standby(other) is not None
-        free = None if copied else other.host.call(pg_data, "free", path=other.root)
         nodes = (self.move.source.name, self.move.target.name)
         ours = {context.names.slot(node) for node in nodes}
-        traps = refusals(found, layout, disk, ours=ours, networks=context.subnets(), free=free)
+        traps = refusals(found, layout, disk, ours=ours, networks=context.subnets(), free=self._room(other))
         detail = {**found, "volume": layout.volume, "data_directory": layout.data, "argv": list(layout.argv)}
         return Facts(int(found["bytes"]), SWITCH_SECONDS, detail, [*traps, *warnings(found)])
 
+    def _room(self, place: Place) -> int | None:
+        """Return what is free on a node's disk; None where a copy lies already, or no way leads there yet."""
+        try:
+            if self.context.standby(place) is not None:
+                return None
+            return int(place.host.call(pg_data, "free", path=place.root))
+        except MoveError as error:
+            if error.code not in UNREACHABLE:
+                raise
+            return None
+
     def prepare(self) -> Sequence[Stage]:
-        """Make the place, the role, the way in and the bound."""
-        return Preparation(self.context).steps()
+        """Bring the image; make the place, the role, the way in and the bound."""
+        return [self.context.image_step(), *Preparation(self.context).steps()]
 
     def backup(self) -> Sequence[Stage]:
         """Back up to the target, restored there once for proof."""
@@ -92,6 +107,7 @@ class PostgresMover(Mover):
 
     def settle(self) -> Sequence[Stage]:
         """Checkpoint; take what verify() compares with."""
+        self._taken = False
         return [Switch(self.context).settle(), self._take_content()]
 
     def stopped(self) -> Sequence[Stage]:
@@ -124,7 +140,7 @@ class PostgresMover(Mover):
 
     # --- the steps of its own ---
 
-    def _place_of_primary(self) -> Any:
+    def _place_of_primary(self) -> Place:
         running = self.context.running()
         if running is None:
             raise MoveError("not_running", f"{self.part.service} does not run: start it, then plan again")
@@ -135,12 +151,10 @@ class PostgresMover(Mover):
         if self.context.running() is None:
             return f"{self.part.service} does not run"
         then, now = self.context.layout(), self.context.observe()
-        same = (then.volume, then.mount, then.relative) == (now.volume, now.mount, now.relative)
-        if same:
+        if _house(then) == _house(now):
             return None
-        return (
-            f"{self.part.service} was redeployed with its data at another place ({now.data}): run cancel, then prepare"
-        )
+        message = f"{self.part.service} was redeployed with another server or place of its data"
+        return f"{message} ({now.exe}, {now.data}): run cancel, then prepare"
 
     @property
     def _full(self) -> bool:
@@ -151,7 +165,7 @@ class PostgresMover(Mover):
         return self.move.journal.path.with_name(f"{self.part.key}.content.json")
 
     def _take_content(self) -> Step:
-        """Take what the server holds while no consumer changes it. A fresh process takes it again."""
+        """Take what the server holds while no consumer changes it: anew for every try of a switch."""
 
         def take(_tell: Tell) -> None:
             _write_private(self._content_file, content(self.context.primary(), full=self._full))
@@ -189,7 +203,7 @@ class PostgresMover(Mover):
                 raise MoveError("nothing_to_compare", f"{message}: compare by hand, then run verify") from error
             full = any("rows" in kinds for kinds in before.values())
             server = self.context.primary()
-            found = differences(before, content(server, full=full))
+            found = self._differences(before, content(server, full=full))
             if found:
                 more = f" and {len(found) - 5} more" if len(found) > 5 else ""
                 message = f"the database is not what it was before the stop: {'; '.join(found[:5])}{more}"
@@ -201,6 +215,10 @@ class PostgresMover(Mover):
         title = "extensions, roles, grants, sequences, collation versions"
         whole = f"every row, {title}, pg_amcheck" if self._full else title
         return self.context.step("verify", "content", whole, self.move.target.name, same, changes=False, deadline=3600)
+
+    def _differences(self, before: Content, after: Content) -> list[str]:
+        """Return what differs."""
+        return differences(before, after)
 
     def _canary(self) -> Step:
         """Write once, committed, and leave it where it goes with the role."""
@@ -260,6 +278,10 @@ _IDENTITY = (
     " 'timeline', (SELECT timeline_id FROM pg_control_checkpoint()), 'read_write',"
     " NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off')"
 )
+
+
+def _house(layout: Layout) -> tuple[Any, ...]:
+    return layout.volume, layout.mount, layout.relative, layout.exe, layout.uid
 
 
 def _write_private(path: Path, value: Any) -> None:

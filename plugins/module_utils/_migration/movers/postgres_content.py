@@ -25,8 +25,8 @@ SELECT json_build_array('membership', pg_get_userbyid(member) || ' in ' || pg_ge
   FROM pg_auth_members;
 SELECT json_build_array('database', datname,
   json_build_array(pg_get_userbyid(datdba), encoding, datcollate, datctype, datacl::text)) FROM pg_database;
-SELECT json_build_array('setting', coalesce(setrole::regrole::text, '') || ' ' || setdatabase::text, setconfig)
-  FROM pg_db_role_setting;
+SELECT json_build_array('setting', concat_ws(' in ', nullif(setrole, 0)::regrole, datname), setconfig)
+  FROM pg_db_role_setting LEFT JOIN pg_database d ON d.oid = setdatabase;
 """
 _EACH = """
 SET search_path = pg_catalog;
@@ -42,10 +42,13 @@ SELECT json_build_array('relation', c.oid::regclass::text,
 SELECT json_build_array('schema', nspname, json_build_array(pg_get_userbyid(nspowner), nspacl::text))
   FROM pg_namespace WHERE nspname !~ '^pg_(toast|temp)';
 SELECT json_build_array('functions', 'all', json_build_array(count(*), md5(coalesce(
-  string_agg(md5(concat_ws(',', oid::regprocedure, prosrc, proacl::text)), '' ORDER BY oid), '')))) FROM pg_proc
+  string_agg(md5(concat_ws(',', oid::regprocedure, prosrc, proacl::text)), '' ORDER BY oid::regprocedure::text), ''))))
+  FROM pg_proc
   WHERE pronamespace <> 'pg_catalog'::regnamespace;
-SELECT json_build_array('defaults', 'all', md5(coalesce(string_agg(d::text, ',' ORDER BY oid), '')))
-  FROM pg_default_acl d;
+SELECT json_build_array('defaults', 'all', md5(coalesce(string_agg(concat_ws(',',
+  pg_get_userbyid(defaclrole), nullif(defaclnamespace, 0)::regnamespace, defaclobjtype, defaclacl::text), ';'
+  ORDER BY defaclrole::regrole::text, defaclnamespace::regnamespace::text, defaclobjtype), '')))
+  FROM pg_default_acl;
 SELECT json_build_array('collation', collname, json_build_array(collversion, pg_collation_actual_version(oid)))
   FROM pg_collation WHERE collversion IS NOT NULL AND collversion IS DISTINCT FROM pg_collation_actual_version(oid);
 SELECT json_build_array('large objects', 'all', json_build_array(count(*), md5(coalesce(

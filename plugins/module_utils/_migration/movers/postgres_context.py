@@ -12,6 +12,7 @@ from typing import Any
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.cluster import Running, Spec
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.companion import companion_spec, stop_companion
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.image import image_present, runnable
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import Part
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Move, Place
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_server import (
@@ -36,6 +37,7 @@ class Context:
         self.part = part
         self.names = Names(move.unit.name, part.key)
         self._servers: dict[str, Server] = {}
+        self._layout: Layout | None = None
 
     @property
     def superuser(self) -> str:
@@ -114,7 +116,10 @@ class Context:
 
     def layout(self) -> Layout:
         """Return where the data is; captured once a move, as it is needed when nothing runs."""
-        return from_json(self.move.journal.before(f"layout:{self.part.key}", lambda: self.observe().as_json()))
+        if self._layout is None:
+            found = self.move.journal.before(f"layout:{self.part.key}", lambda: self.observe().as_json())
+            self._layout = from_json(found)
+        return self._layout
 
     def observe(self) -> Layout:
         """Return where the data of the running service is. Raises MoveError with the trap that it is."""
@@ -196,6 +201,16 @@ class Context:
         """Return where a companion finds the passfile."""
         return f"/run/secrets/{self.names.secret}passfile"
 
+    def image_step(self) -> Step:
+        """Return the step that brings the service's image to the target."""
+        reference = str(self.spec()["TaskTemplate"]["ContainerSpec"]["Image"])
+        return image_present(self.move, self.move.target, reference, self.part.service)
+
+    def image(self, place: Place) -> str:
+        """Return the reference by which a node runs the very image of the service."""
+        reference = str(self.spec()["TaskTemplate"]["ContainerSpec"]["Image"])
+        return runnable(self.move, place, reference, self.part.service)
+
     def companion(self, place: Place, command: Sequence[str], *, once: bool = False) -> Spec:
         """Return the spec of the companion on a node that runs a command on the parked copy there."""
         layout, secret = self.layout(), self.secret()
@@ -213,6 +228,7 @@ class Context:
             secrets=[{"SecretID": self.move.cluster.secret(secret), "SecretName": secret, "File": file}],
         )
         container, task = spec["TaskTemplate"]["ContainerSpec"], spec["TaskTemplate"]
+        container["Image"] = self.image(place)
         # A fast shutdown: SIGTERM would wait for clients.
         container["StopSignal"] = "SIGINT"
         container["StopGracePeriod"] = _STOP_SECONDS * _NANO

@@ -20,6 +20,18 @@ OLDEST = 130000
 #: What a switch of a running standby takes without its data: stop, gate, promotion, start of a task; seconds. Measured
 #: in the lab (see docs/moving.md), where the size of the database made no difference.
 SWITCH_SECONDS = 5.0
+#: Refusals that a move by dump does not know.
+DUMPABLE = (
+    "version_too_old",
+    "wal_level",
+    "max_wal_senders",
+    "max_replication_slots",
+    "tablespaces",
+    "wal_elsewhere",
+    "hba_outside",
+    "unlogged_tables",
+    "no_network",
+)
 
 _WHOLE = """
 SELECT json_build_object(

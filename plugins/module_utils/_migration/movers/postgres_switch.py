@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.companion import start_companion
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.journal import FENCED, PROMOTION, UNFENCED
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_context import Context
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_copy import Copy, drop_slot
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_server import (
@@ -98,6 +98,9 @@ class Switch:
 
         def give_back() -> None:
             layout = context.layout()
+            if self._promotion_intended():
+                message = f"{context.part.service} may be promoted on {context.move.target.name} already"
+                raise MoveError("promoted", f"{message}: run switch again to end it, then reverse")
             if context.paths(source)["state"] != copies.PARKED:
                 return
             parked = context.path(source, copies.PARKED)
@@ -154,7 +157,11 @@ class Switch:
 
     def _promote(self, _tell: Tell) -> None:
         context, slot = self.context, literal(self.way_back.slot)
-        start_companion(context.move.cluster, context.companion(context.move.target, self.copy.command()))
+        if not self._promotion_intended():
+            message = "the promotion's intent is not written down, so the source may be given back at any moment"
+            raise MoveError("no_intent", f"{message}: run switch again")
+        if context.move.cluster.find_service(context.names.companion(context.move.target.name)) is None:
+            self.copy.start()
         self._passes()
         standby = context.standby(context.move.target)
         if standby is None:
@@ -167,6 +174,11 @@ class Switch:
             "CHECKPOINT;\n",
             timeout=_PROMOTE_SECONDS + 30,
         )
+
+    def _promotion_intended(self) -> bool:
+        """Return whether the source is given up: this side of it only undo leads on, on the other only promotion."""
+        events = [entry["event"] for entry in self.context.move.journal.entries]
+        return [event for event in events if event in (FENCED, UNFENCED, PROMOTION)][-1:] == [PROMOTION]
 
     def _is_promoted(self) -> bool:
         """Look whether the target's copy leads: asked where it runs, read from its files where nothing does."""
@@ -261,7 +273,7 @@ def passes(standby: Mapping[str, Any], token: Mapping[str, Any]) -> bool:
         return False
     if not standby["in_recovery"]:
         return bool(standby["timeline"] == token["timeline"] + 1)
-    at, replayed = position(standby["checkpoint"]), position(standby["replayed"])
+    at, replayed = position(standby["checkpoint"]), position(standby["replayed"] or "0/0")
     return bool(standby["timeline"] == token["timeline"] and at == token["checkpoint"] < replayed)
 
 

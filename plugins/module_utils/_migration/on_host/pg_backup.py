@@ -33,8 +33,11 @@ def newest(directory: str) -> object:
 def begin(directory: str, name: str) -> str:
     """Make the directory of a backup, with nothing in it; returns its path. What earlier ones left unfinished goes."""
     root = Path(directory)
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    root.chmod(0o700)
+    before = os.umask(0o077)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    finally:
+        os.umask(before)
     for entry in root.iterdir():
         if entry.is_dir() and not (entry / RECORD).exists():
             shutil.rmtree(entry)
