@@ -87,8 +87,10 @@ class Host(ABC):
             stderr=subprocess.PIPE,
         )
 
-    def start(self, argv: Sequence[str], *, stdin: int, stdout: int, stderr: IO[bytes]) -> subprocess.Popen[bytes]:
-        """Start a command whose input or output is a stream of bytes; whoever starts it waits for its end."""
+    def start(
+        self, argv: Sequence[str], *, stdin: int, stdout: int, stderr: int | IO[bytes] = subprocess.PIPE
+    ) -> subprocess.Popen[bytes]:
+        """Start a command; the streams are as subprocess takes them. Whoever starts it waits for its end."""
         return subprocess.Popen(self._argv(argv, {}), stdin=stdin, stdout=stdout, stderr=stderr)
 
     def call(self, module: ModuleType, function: str, *, timeout: float = 60, **arguments: Any) -> Any:
@@ -106,10 +108,6 @@ class Host(ABC):
         if "error" in answer:
             raise MoveError("failed_on_host", f"{self.name}: {answer['error']}", host=self.name)
         return answer["result"]
-
-    def start(self, argv: Sequence[str], *, stdin: int, stdout: int) -> subprocess.Popen[bytes]:
-        """Start a command and leave it running; `stdin`, `stdout` as subprocess takes them, stderr is a pipe."""
-        return subprocess.Popen(self._argv(argv, {}), stdin=stdin, stdout=stdout, stderr=subprocess.PIPE)
 
     @abstractmethod
     def _raise_if_unreachable(self, done: Done) -> None:
