@@ -1,7 +1,7 @@
 # Copyright: Even Keel contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""GET from the engine over its unix socket, without the docker SDK.
+"""GET from the engine and POST to it over its unix socket, without the docker SDK.
 
 Importing the SDK costs more CPU time than a look at thirty containers, and more than all the rest of a run that finds
 thirty services as they should be.
@@ -32,21 +32,34 @@ class EngineError(Exception):
 
 def engine_get(docker_host: str, path: str, timeout: float) -> Any:
     """GET a path from the engine's API and return the decoded JSON; raises EngineError."""
-    if not docker_host.startswith("unix://"):
-        raise EngineError(f"docker_host must be a unix:// socket, as cgroups are read on the same host: {docker_host}")
     # HTTP/1.0: the engine then sends the body in one piece and closes the connection.
     request = f"GET {path} HTTP/1.0\r\nHost: docker\r\nAccept: application/json\r\n\r\n"
+    return parse_response(_exchange(docker_host, request.encode("ascii"), timeout), docker_host)
+
+
+def engine_post(docker_host: str, path: str, body: Any, timeout: float) -> Any:
+    """POST JSON to the engine's API and return the decoded answer, None for an empty one; raises EngineError."""
+    content = json.dumps(body).encode()
+    head = (
+        f"POST {path} HTTP/1.0\r\nHost: docker\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n"
+    )
+    response = _exchange(docker_host, head.encode("ascii") + b"\r\n" + content, timeout)
+    return parse_response(response + b"null" if response.endswith(b"\r\n\r\n") else response, docker_host)
+
+
+def _exchange(docker_host: str, request: bytes, timeout: float) -> bytes:
+    if not docker_host.startswith("unix://"):
+        raise EngineError(f"docker_host must be a unix:// socket, as cgroups are read on the same host: {docker_host}")
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(timeout)
             connection.connect(docker_host.removeprefix("unix://"))
-            connection.sendall(request.encode("ascii"))
-            response = _receive(connection)
+            connection.sendall(request)
+            return _receive(connection)
     except TimeoutError as error:
         raise EngineError(f"the engine at {docker_host} did not answer within {timeout:g} s") from error
     except OSError as error:
         raise EngineError(f"no engine answers at {docker_host}: {error.strerror or error}") from error
-    return parse_response(response, docker_host)
 
 
 def parse_response(response: bytes, docker_host: str) -> Any:

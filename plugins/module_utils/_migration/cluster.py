@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.evenkeel.swarm.plugins.module_utils._limits_plan import Node as PlacementNode
+from ansible_collections.evenkeel.swarm.plugins.module_utils._limits_plan import read_node
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._swarm import CONFLICT_TRIES, Swarm, SwarmError
 
@@ -53,6 +55,10 @@ class Cluster:
         """Return the nodes by hostname."""
         return {node.hostname: node for node in map(_node, self._request("GET", "/nodes"))}
 
+    def placement_nodes(self) -> dict[str, PlacementNode]:
+        """Return the nodes by hostname with all that a placement constraint can ask for."""
+        return {node.hostname: node for node in map(read_node, self._request("GET", "/nodes"))}
+
     def services(self) -> list[dict[str, Any]]:
         """Return all services as the API has them."""
         return list(self._request("GET", "/services") or [])
@@ -68,9 +74,10 @@ class Cluster:
             raise MoveError("no_service", f"there is no service {name}")
         return found
 
-    def tasks(self, service_id: str) -> list[dict[str, Any]]:
-        """Return the tasks of a service that Swarm remembers."""
-        return [task for task in self._request("GET", "/tasks") or [] if task["ServiceID"] == service_id]
+    def tasks(self, service_id: str | None = None) -> list[dict[str, Any]]:
+        """Return the tasks that Swarm remembers, all or those of a service."""
+        tasks = self._request("GET", "/tasks") or []
+        return [task for task in tasks if service_id is None or task["ServiceID"] == service_id]
 
     def running(self, name: str) -> list[Running]:
         """Return the running tasks of a service; none if there is no such service."""
@@ -133,6 +140,15 @@ class Cluster:
         """Return a secret's id, None if there is none of that name."""
         found = [each["ID"] for each in self._request("GET", "/secrets") or [] if each["Spec"]["Name"] == name]
         return found[0] if found else None
+
+    def secrets(self, unit: str) -> list[str]:
+        """Return the names of the secrets that moves of a unit made."""
+        found = (each["Spec"] for each in self._request("GET", "/secrets") or [])
+        return [spec["Name"] for spec in found if (spec.get("Labels") or {}).get(OURS) == unit]
+
+    def secret_names(self) -> list[str]:
+        """Return the names of all secrets."""
+        return [each["Spec"]["Name"] for each in self._request("GET", "/secrets") or []]
 
     def create_secret(self, name: str, content: str, unit: str) -> str:
         """Create a secret; returns its id."""

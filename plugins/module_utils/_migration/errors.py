@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+#: Codes of a host to which there is no way: before the first prepare, or because it is down.
+UNREACHABLE = ("no_link", "host_unreachable")
+
 
 class MoveError(Exception):
     """A failure with a code to act on, one sentence for people (what is wrong, what would be right), and details.

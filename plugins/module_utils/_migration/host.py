@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import IO, Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
 
@@ -75,6 +75,23 @@ class Host(ABC):
             said = (done.err or done.out).strip()[-600:]
             raise MoveError("command_failed", f"{what} failed (exit {done.status}): {said}", host=self.name)
         return done
+
+    def popen(
+        self, argv: Sequence[str], *, stdin: int | None = None, stdout: int | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start a command whose input or output is a pipe (subprocess.PIPE); its errors are a pipe, too."""
+        return subprocess.Popen(
+            self._argv(argv, {}),
+            stdin=subprocess.DEVNULL if stdin is None else stdin,
+            stdout=subprocess.DEVNULL if stdout is None else stdout,
+            stderr=subprocess.PIPE,
+        )
+
+    def start(
+        self, argv: Sequence[str], *, stdin: int, stdout: int, stderr: int | IO[bytes] = subprocess.PIPE
+    ) -> subprocess.Popen[bytes]:
+        """Start a command; the streams are as subprocess takes them. Whoever starts it waits for its end."""
+        return subprocess.Popen(self._argv(argv, {}), stdin=stdin, stdout=stdout, stderr=stderr)
 
     def call(self, module: ModuleType, function: str, *, timeout: float = 60, **arguments: Any) -> Any:
         """Call a function of a module of `on_host` there; arguments and the answer are JSON.

@@ -22,7 +22,7 @@ from typing import Any
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
 
 STATE = Path("/var/lib/evenkeel/migration")
-FENCED, UNFENCED, PROMOTION = "fenced", "unfenced", "promotion_intended"
+MARKS = FENCED, UNFENCED, PROMOTION = "fenced", "unfenced", "promotion_intended"
 
 
 class Journal:
@@ -33,6 +33,7 @@ class Journal:
         self.verb = verb
         self.read_only = read_only
         self._lock = threading.Lock()
+        self._capturing = threading.RLock()
         self._entries = self._read()
 
     @property
@@ -61,12 +62,13 @@ class Journal:
 
     def before(self, key: str, capture: Callable[[], Any]) -> Any:
         """Return a value (JSON) of before the move: captured on the first call, later as written down then."""
-        found = self.last("before", key=key)
-        if found is not None:
-            return found["value"]
-        value = capture()
-        self.write("before", key=key, value=value)
-        return value
+        with self._capturing:  # of two threads that ask at once, one captures
+            found = self.last("before", key=key)
+            if found is not None:
+                return found["value"]
+            value = capture()
+            self.write("before", key=key, value=value)
+            return value
 
     def last(self, event: str, **data: Any) -> dict[str, Any] | None:
         """Return the newest entry of that event whose data agree, None if there is none since the last move ended."""
@@ -78,21 +80,39 @@ class Journal:
                 return entry
         return None
 
-    def claim_promotion(self, lock: Path | None = None) -> None:
-        """Write the promotion's intent, unless the deadline's watcher has given the unit back.
+    def fence(self, arm: Callable[[], None], **data: Any) -> None:
+        """Arm the deadline's watcher, then write the fence down; under the lock, so that no watcher acts in between."""
+        with exclusive(self.path.with_name("promotion.lock")):
+            arm()
+            self.write(FENCED, **data)
+
+    def unfence(self) -> bool:
+        """Take the right to promote away; returns False if it was used already: then the unit only goes forward."""
+        with exclusive(self.path.with_name("promotion.lock")):
+            last = self._last_mark()
+            if last == FENCED:
+                self.write(UNFENCED)
+            return last != PROMOTION
+
+    def claim_promotion(self) -> None:
+        """Write the promotion's intent, unless the unit was given back (see unfence).
 
         Raises MoveError `deadline_passed`. Whoever of the two comes first under the lock wins; the other sees it.
         """
-        with exclusive(lock or self.path.with_name("promotion.lock")):
-            with self._lock:
-                self._entries = self._read()
-            events = [entry["event"] for entry in self.entries if entry["event"] in (FENCED, UNFENCED, PROMOTION)]
-            if events[-1:] == [PROMOTION]:
+        with exclusive(self.path.with_name("promotion.lock")):
+            last = self._last_mark()
+            if last == PROMOTION:
                 return
-            if events[-1:] != [FENCED]:
+            if last != FENCED:
                 message = "the deadline passed and the unit was given back to its source; nothing was promoted"
                 raise MoveError("deadline_passed", f"{message}: run switch again")
             self.write(PROMOTION)
+
+    def _last_mark(self) -> str | None:
+        """Return the last of the marks about the fence, on a fresh read: another process may have written it."""
+        with self._lock:
+            self._entries = self._read()
+        return next((each["event"] for each in reversed(self.entries) if each["event"] in MARKS), None)
 
     def _append(self, entry: Mapping[str, Any]) -> None:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -71,6 +72,10 @@ class Unit:
     def lease(self) -> str:
         """The node label that says where the unit may run: on exactly one node, or on none."""
         return f"evenkeel.lease.{self.name}"
+
+    def member_of(self, service: str) -> Member | None:
+        """Return the first member whose name or glob is a service's, None if it is none of the unit."""
+        return next((each for each in self.members if fnmatch.fnmatchcase(service, each.service)), None)
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ class Step:
 class Together:
     """Lanes of steps that don't depend on each other: walked side by side, each lane in its order."""
 
-    lanes: Sequence[Sequence[Step]]
+    lanes: Sequence[Sequence[Step | Together]]
 
 
 Stage = Step | Together
@@ -72,13 +72,18 @@ class Record(Protocol):
 
 @dataclass
 class Walk:
-    """Walks stages and remembers what became of each step."""
+    """Walks stages and remembers what became of each step.
+
+    Check mode probes in order up to the first step that a run would do. What the steps after it would find can't be
+    known, so they are said to be run.
+    """
 
     journal: Record
     say: Callable[[str, Mapping[str, Any]], None]
     check: bool = False
     outcomes: list[dict[str, Any]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _blind: bool = False
 
     @property
     def changed(self) -> bool:
@@ -87,11 +92,13 @@ class Walk:
 
     def forward(self, stages: Sequence[Stage]) -> None:
         """Bring every step about, in order; stops at the first that fails, by raising its MoveError."""
+        self._blind = self._lane(stages, self._blind)
+
+    def _lane(self, stages: Sequence[Stage], blind: bool) -> bool:
+        """Walk stages; returns whether a step in here, or one before, only would be run."""
         for stage in stages:
-            if isinstance(stage, Step):
-                self._step(stage)
-            else:
-                self._side_by_side(stage)
+            blind = self._step(stage, blind) if isinstance(stage, Step) else self._side_by_side(stage, blind)
+        return blind
 
     def back(self, steps: Sequence[Step]) -> None:
         """Undo steps, the last first."""
@@ -107,21 +114,20 @@ class Walk:
             step.undo()
             self._note(step, UNDONE, time.monotonic() - began)
 
-    def _side_by_side(self, stage: Together) -> None:
+    def _side_by_side(self, stage: Together, blind: bool) -> bool:
         with ThreadPoolExecutor(max(1, len(stage.lanes))) as pool:
-            running = [pool.submit(self.forward, lane) for lane in stage.lanes]
+            running = [pool.submit(self._lane, lane, blind) for lane in stage.lanes]
         # All lanes have ended here: nothing goes on behind a failure that is reported.
-        for each in running:
-            each.result()
+        return any([blind, *(each.result() for each in running)])
 
-    def _step(self, step: Step) -> None:
+    def _step(self, step: Step, blind: bool) -> bool:
         began = time.monotonic()
-        if step.probe() or not step.changes:
+        if not blind and (step.probe() or not step.changes):
             self._note(step, DONE, time.monotonic() - began)
-            return
+            return False
         if self.check:
             self._note(step, WOULD, 0.0)
-            return
+            return True
         self.say("step_started", {"step": step.id, "title": step.title, "host": step.host})
         self.journal.intent(step.id)
         try:
@@ -133,6 +139,7 @@ class Walk:
             self._note(step, "failed", time.monotonic() - began, error=error.message)
             raise
         self._note(step, DID, time.monotonic() - began)
+        return False
 
     def _note(self, step: Step, outcome: str, seconds: float, **more: Any) -> None:
         entry: dict[str, Any] = {"step": step.id, "title": step.title, "host": step.host, "outcome": outcome}

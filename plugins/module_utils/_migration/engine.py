@@ -1,0 +1,615 @@
+# Copyright: Even Keel contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The verbs of a move. Each may be run again at any time, after whatever end of an earlier run.
+
+A switch in order: consumers drained and off; what shortens the stop; lease off, state services off; the source's data
+parked and the target's proven complete; the promotion's intent; from there only forward: the copy is made the one, the
+lease goes to the target, services start and are checked there, the old copy follows.
+Up to the intent an error here gives the unit back, and so does the watcher at the deadline if this process is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration import phase as phases
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.cluster import Cluster
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import SshHost
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.journal import (
+    FENCED,
+    MARKS,
+    PROMOTION,
+    Journal,
+    exclusive,
+)
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.link import OutOfReach
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import APP, FILES, Part, Unit
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import (
+    Move,
+    Mover,
+    Options,
+    Place,
+    Readiness,
+)
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import copies
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.phase import Phase, Seen
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.tools import (
+    Tools,
+    plan_of_one_side,
+    text_of_one_side,
+)
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Stage, Step, Tell, Together, Walk
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.watch import Watcher
+
+Say = Callable[[str, Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a run is made of. `state`: directory of journals and lock on the manager."""
+
+    unit: Unit
+    cluster: Cluster
+    places: Mapping[str, Place]
+    options: Options
+    state: Path
+    docker_host: str
+    tools: Tools = field(default_factory=Tools)
+
+
+class Engine:
+    """One verb on one unit."""
+
+    def __init__(self, setting: Setting, verb: str, say: Say, *, check: bool = False, confirm: bool = False) -> None:
+        self.unit = setting.unit
+        self.setting = setting
+        self.tools = setting.tools
+        self.verb = verb
+        self.check = check
+        self.confirm = confirm
+        looking = check or verb in phases.LOOKING
+        self.journal = Journal(setting.unit.name, verb, setting.state, read_only=looking)
+        self.watcher = Watcher(setting.unit.name, setting.state / setting.unit.name)
+        self.walk = Walk(self.journal, say, check)
+        self.warnings: list[str] = []
+        self._parts: tuple[Part, ...] | None = None
+
+    # --- running a verb ---
+
+    def run(self) -> dict[str, Any]:
+        """Run the verb; returns the unit's result (see the module's RETURN). Raises MoveError."""
+        if self.verb in phases.LOOKING:
+            return self._look()
+        with contextlib.nullcontext() if self.check else exclusive(self.setting.state / "lock", wait=False):
+            self._reach()
+            phase = self.phase()
+            refused = phases.refusal(self.verb, phase, self.unit)
+            if refused:
+                raise MoveError("wrong_phase", f"{self.unit.name}: {refused}", phase=phase.name)
+            begun = len(self.journal.entries)
+            {
+                phases.PREPARE: self._prepare,
+                phases.PRECOPY: self._precopy,
+                phases.SWITCH: self._switch,
+                phases.REVERSE: self._switch,
+                phases.COMPLETE: self._complete,
+                phases.CANCEL: self._cancel,
+            }[self.verb](phase)
+            if len(self.journal.entries) > begun:
+                self._mirror()
+            return self._result(self.phase())
+
+    def after(self, error: MoveError) -> dict[str, Any]:
+        """Return the unit's result after an error, as far as it can still be told."""
+        try:
+            result = self._result(self.phase())
+        except MoveError:
+            unknown = Phase("unknown", self.unit.home, self.unit.target)
+            result = {**self._result(unknown), "runs_on": None, "next": phases.STATUS}
+        return {**result, "error": error.as_dict()}
+
+    def phase(self) -> Phase:
+        """Return where the move stands now."""
+        return phases.decide(self.unit, self.journal.entries, self._observe())
+
+    def _reach(self) -> None:
+        """All hosts must be there before anything begins; cancel does what can be done without."""
+        for place in self.setting.places.values():
+            if isinstance(place.host, OutOfReach) and self.verb != phases.CANCEL:
+                raise place.host.error
+            if not place.node.ready and self.verb != phases.CANCEL:
+                message = f"Swarm says that {place.name} is not ready and active"
+                raise MoveError("node_not_ready", f"{message}: docker node ls", host=place.name)
+
+    def _observe(self) -> Seen:
+        nodes = self.setting.cluster.nodes().values()
+        lease = frozenset(node.hostname for node in nodes if node.labels.get(self.unit.lease) == "1")
+        names = sorted({volume for part in self.parts() if part.kind != APP for volume in part.volumes})
+        volumes: dict[str, dict[str, str | None]] = {name: {} for name in names}
+        for place in self.setting.places.values() if names else ():
+            found = self._volume_states(place, names)
+            for name in names:
+                volumes[name][place.name] = found.get(name)
+        return Seen(lease, volumes, self.watcher.until() is not None)
+
+    def _volume_states(self, place: Place, names: list[str]) -> dict[str, str]:
+        try:
+            found: dict[str, str] = place.host.call(copies, "states", root=place.root, volumes=names)
+        except MoveError:
+            if self.verb in (*phases.LOOKING, phases.CANCEL):
+                return {}
+            raise
+        return found
+
+    def parts(self) -> tuple[Part, ...]:
+        """Return the unit's parts: as found when the move began, since a half-moved unit looks different."""
+        if self._parts is None:
+            noted = self.journal.last("before", key="parts")
+            if noted is None:
+                self._parts = self.tools.find_parts(self.unit, self.setting.cluster, self.setting.places)
+            else:
+                self._parts = tuple(self._noted_part(each) for each in noted["value"])
+        return self._parts
+
+    def _noted_part(self, noted: Mapping[str, Any]) -> Part:
+        member = next((each for each in self.unit.members if each.service == noted["member"]), None)
+        if member is None:
+            name = f"migration_units.{self.unit.name}.members"
+            message = f"{name} has no {noted['member']} any more, and the move that is under way began with it"
+            raise MoveError("bad_input", f"{message}: put it back, or cancel the move first", field=name)
+        return Part(**{**noted, "member": member, "users": tuple(noted["users"])})
+
+    # --- what a move is made of ---
+
+    def _move(self, source: str, target: str) -> Move:
+        places = self.setting.places
+        setting = self.setting
+        return Move(self.unit, places[source], places[target], setting.cluster, self.journal, setting.options)
+
+    def _movers(self, move: Move) -> dict[str, Mover]:
+        return {part.key: self.tools.mover(move, part) for part in self.parts()}
+
+    def _services(self, *, apps: bool) -> list[str]:
+        """Return consumers, or services with state, in the order in which they start."""
+        with_state = [part.service for part in self.parts() if part.kind not in (APP, FILES)]
+        consumers = [part.service for part in self.parts() if part.kind == APP and part.service not in with_state]
+        return list(dict.fromkeys(consumers if apps else with_state))
+
+    def _forward(self) -> Move:
+        return self._move(self.unit.home, self.unit.target)
+
+    # --- plan, status, verify ---
+
+    def _look(self) -> dict[str, Any]:
+        phase = self.phase()
+        move = self._move(phase.source, phase.target)
+        movers = self._movers(move)
+        if self.verb == phases.PLAN:
+            return {**self._result(phase), **self._plan(phase)}
+        result = {**self._result(phase), "readiness": self._readiness(movers) if phase.name in _COPYING else []}
+        if self.verb == phases.VERIFY:
+            self._verify(phase, result["readiness"])
+            result |= self._result(phase)
+        return result
+
+    def _plan(self, phase: Phase) -> dict[str, Any]:
+        move = self._forward()
+        movers = self._movers(move)
+        unseen = [place.host.error for place in self.setting.places.values() if isinstance(place.host, OutOfReach)]
+        if unseen:
+            plan = plan_of_one_side(move, movers, phase.name, unseen[0].message)
+            return {"plan": plan, "plan_text": text_of_one_side(plan)}
+        plan = self.tools.plan(move, movers, phase.name, self._steps(move, movers))
+        return {"plan": plan, "plan_text": self.tools.plan_text(plan)}
+
+    def _steps(self, move: Move, movers: Mapping[str, Mover]) -> dict[str, list[Stage]]:
+        """Return what each verb would walk, were it run now."""
+        return {
+            phases.PREPARE: list(self._preparing(move, movers)),
+            phases.PRECOPY: [_lanes(mover.precopy() for mover in movers.values())],
+            phases.SWITCH: [
+                self._fence(move, movers),
+                *self._up_to_the_intent(move, movers),
+                *self._from_the_intent(move, movers),
+                _lanes(mover.follow() for mover in movers.values()),
+            ],
+        }
+
+    def _verify(self, phase: Phase, readiness: Sequence[Mapping[str, Any]]) -> None:
+        if phase.problem:
+            raise MoveError("contradiction", f"{self.unit.name}: {phase.problem}")
+        if phase.name == phases.SWITCHED and phase.since is not None:
+            movers = self._movers(self._forward())
+            self.walk.forward([_lanes(mover.verify() for mover in movers.values())])
+        late = [each["text"] for each in readiness if not each["ready"]]
+        if late:
+            raise MoveError("not_ready", f"{self.unit.name}: {'; '.join(late)}", readiness=readiness)
+
+    def _readiness(self, movers: Mapping[str, Mover]) -> list[dict[str, Any]]:
+        return [{"part": key, **asdict(_readiness_of(mover))} for key, mover in movers.items()]
+
+    # --- prepare, precopy ---
+
+    def _prepare(self, phase: Phase) -> None:
+        move = self._forward()
+        movers = self._movers(move)
+        self._refuse_traps(move, movers, phase)
+        self.journal.before("parts", lambda: [_note_of(part) for part in self.parts()])
+        for stage in self._preparing(move, movers):
+            self.walk.forward([stage])
+        if phase.name not in (phases.PREPARED, phases.COPIED):
+            self.journal.write(phases.PREPARED)
+
+    def _preparing(self, move: Move, movers: Mapping[str, Mover]) -> Iterator[Stage]:
+        yield from self._pins(move)
+        yield _lanes(mover.prepare() for mover in movers.values())
+        yield _lanes(mover.backup() for mover in movers.values())
+
+    def _refuse_traps(self, move: Move, movers: Mapping[str, Mover], phase: Phase) -> None:
+        plan = self.tools.plan(move, movers, phase.name, {})
+        refused = [trap for trap in plan["traps"] if trap["refuses"]]
+        if refused:
+            said = " ".join(f"{trap['text']}: {trap['remedy']}." for trap in refused)
+            codes = [trap["code"] for trap in refused]
+            raise MoveError("trap", f"{self.unit.name} can't be moved yet. {said}", traps=codes)
+
+    def _pins(self, move: Move) -> Sequence[Stage]:
+        services = [*self._services(apps=False), *self._services(apps=True)]
+        return list(self.tools.lease.pin(move, services))
+
+    def _precopy(self, phase: Phase) -> None:
+        movers = self._movers(self._forward())
+        self.walk.forward([_lanes(mover.precopy() for mover in movers.values())])
+        if phase.name != phases.COPIED:
+            self.journal.write(phases.COPIED)
+
+    # --- switch, reverse ---
+
+    def _switch(self, phase: Phase) -> None:
+        back = self.verb == phases.REVERSE
+        move = self._move(self.unit.target, self.unit.home) if back else self._forward()
+        movers = self._movers(move)
+        if move.target.name != phase.source:
+            phase = self._end_giving_back(phase, move, movers)
+            if phase.name != phases.PROMOTING:
+                self._fenced(phase, move, movers)
+            for stage in self._from_the_intent(move, movers):
+                self.walk.forward([stage])
+            self.journal.write(phases.SWITCHED, source=move.source.name, target=move.target.name)
+        self.walk.forward([_lanes(mover.follow() for mover in movers.values())])
+
+    def _end_giving_back(self, phase: Phase, move: Move, movers: Mapping[str, Mover]) -> Phase:
+        """A unit that was on its way back to its source first gets there."""
+        if phase.name != phases.SWITCHING or self._last_fence() == FENCED or self.check:
+            return phase
+        self._give_back(move, movers)
+        return self.phase()
+
+    def _last_fence(self) -> str | None:
+        return next((entry["event"] for entry in reversed(self.journal.entries) if entry["event"] in MARKS), None)
+
+    def _fenced(self, phase: Phase, move: Move, movers: Mapping[str, Mover]) -> None:
+        """Fence the unit and come to the promotion's intent, or give the unit back."""
+        if phase.name != phases.SWITCHING:
+            # Under way the pins stand, and the lease must not be given to the source again.
+            self.walk.forward(self._pins(move))
+            self._refuse_unready(movers)
+        try:
+            self.walk.forward([self._fence(move, movers)])
+            for stage in self._up_to_the_intent(move, movers):
+                until = self.watcher.until()
+                self.walk.forward([stage if until is None else _before(until, stage)])
+        except Exception as error:
+            if not self.check and self._last_fence() != PROMOTION:
+                self._after_failure(error, move, movers)
+            raise
+
+    def _up_to_the_intent(self, move: Move, movers: Mapping[str, Mover]) -> Iterator[Stage]:
+        """Yield what is taken back by giving back; each stage is made when the one before it is through."""
+        for service in reversed(self._services(apps=True)):
+            yield from self._drained(move, movers, service)
+            yield self.tools.lease.stop(move, service)
+        yield _lanes(self._settle(move, mover) for mover in movers.values() if mover.part.kind != APP)
+        yield self.tools.lease.withdraw(move)
+        yield Together([[self.tools.lease.stop(move, service)] for service in self._services(apps=False)])
+        yield _lanes(mover.stopped() for mover in movers.values())
+        yield self._claim()
+
+    def _refuse_unready(self, movers: Mapping[str, Mover]) -> None:
+        readiness = self._readiness(movers)
+        late = [each["text"] for each in readiness if not each["ready"]]
+        if late:
+            message = f"{self.unit.name} is not ready to switch: {'; '.join(late)}. Run verb=precopy"
+            raise MoveError("not_ready", message, readiness=readiness)
+
+    def _fence(self, move: Move, movers: Mapping[str, Mover]) -> Step:
+        seconds = self.setting.options.deadline + sum(
+            member.drain.seconds for member in self.unit.members if member.drain is not None
+        )
+        began = time.time()
+
+        def armed() -> bool:
+            until = self.watcher.until()
+            late_enough = until is not None and until >= began + seconds
+            return self._last_fence() == FENCED and late_enough and self.watcher.armed()
+
+        def do(_tell: Tell) -> None:
+            self._mirror()
+            self.journal.fence(
+                lambda: self.watcher.arm(self._instructions(move, movers), seconds),
+                source=move.source.name,
+                target=move.target.name,
+            )
+
+        title = f"arm the watcher that gives {self.unit.name} back after {seconds:g} s, then fence"
+        # A switch that is run again has a deadline of its own, so the one of before does not count.
+        return Step(f"{self.verb}.{self.unit.name}.fence", title, move.source.name, armed, do)
+
+    def _instructions(self, move: Move, movers: Mapping[str, Mover]) -> dict[str, Any]:
+        """Return what on_host/give_back.py needs."""
+        services = [*self._services(apps=False), *self._services(apps=True)]
+        before = {name: self.journal.last("before", key=f"replicas:{name}") for name in services}
+        return {
+            "unit": self.unit.name,
+            "state": str(self.setting.state),
+            "docker_host": self.setting.docker_host,
+            "source": move.source.name,
+            "lease": self.unit.lease,
+            "undo": [dict(action) for mover in movers.values() for action in mover.undo_on_hosts()],
+            "hosts": {place.name: _way_to(place) for place in (move.source, move.target)},
+            "services": {name: noted["value"] for name, noted in before.items() if noted is not None},
+        }
+
+    def _drained(self, move: Move, movers: Mapping[str, Mover], service: str) -> Iterator[Stage]:
+        for part in self.parts():
+            if part.service == service and part.kind == APP:
+                yield from self._drain(move, part)
+                yield from self._settle(move, movers[part.key])
+
+    def _drain(self, move: Move, part: Part) -> list[Step]:
+        how = part.member.drain
+        return [self.tools.drain(move, part.service, how)] if how is not None else []
+
+    def _settle(self, move: Move, mover: Mover) -> Sequence[Stage]:
+        """Return what needs the service to run; in a switch that is run again it may be past that."""
+        running = any(task.node == move.source.name for task in move.cluster.running(mover.part.service))
+        return mover.settle() if running else ()
+
+    def _claim(self) -> Step:
+        return Step(
+            id=f"{self.verb}.{self.unit.name}.promotion",
+            title=f"write the promotion's intent down: from here {self.unit.name} goes on to its target",
+            host=self.unit.home,
+            probe=lambda: self._last_fence() == PROMOTION,
+            do=lambda _tell: self.journal.claim_promotion(),
+        )
+
+    def _from_the_intent(self, move: Move, movers: Mapping[str, Mover]) -> Iterator[Stage]:
+        """Yield what only goes forward."""
+        lease, target = self.tools.lease, move.target
+        yield _lanes(mover.take_over() for mover in movers.values())
+        yield lease.give(move, target)
+        started = [
+            [lease.start(move, service, target), *self._checks(movers, service)]
+            for service in self._services(apps=False)
+        ]
+        yield _lanes([*started, *(mover.verify() for mover in movers.values() if mover.part.kind == FILES)])
+        for service in self._services(apps=True):
+            yield lease.start(move, service, target)
+            yield from self._checks(movers, service)
+        # Only now, as it takes a second: past the intent the watcher does nothing.
+        yield self._disarm(move)
+
+    def _disarm(self, move: Move) -> Step:
+        return Step(
+            id=f"{self.verb}.{self.unit.name}.disarm",
+            title="take the deadline's watcher away",
+            host=move.source.name,
+            probe=lambda: self.watcher.until() is None,
+            do=lambda _tell: self.watcher.disarm(),
+        )
+
+    def _checks(self, movers: Mapping[str, Mover], service: str) -> list[Stage]:
+        own = [mover for mover in movers.values() if mover.part.service == service and mover.part.kind != FILES]
+        return [stage for mover in own for stage in mover.verify()]
+
+    # --- giving back ---
+
+    def _after_failure(self, error: Exception, move: Move, movers: Mapping[str, Mover]) -> None:
+        """Give the unit back at once; what fails here is left to the watcher, which stays armed."""
+        said = error.details if isinstance(error, MoveError) else {}
+        try:
+            self._give_back(move, movers)
+        except Exception as second:  # whatever it is, the first error is the one to report
+            said["state"] = f"the unit is not given back yet ({second}); the watcher on the manager goes on trying"
+        else:
+            said["state"] = f"the unit was given back and runs on {move.source.name}; nothing was promoted"
+
+    def _give_back(self, move: Move, movers: Mapping[str, Mover]) -> None:
+        """Bring the unit back to life on its source, from wherever the switch was."""
+        if self.watcher.until() is None:
+            self.watcher.arm(self._instructions(move, movers), _SECOND_TRY)
+        self.walk.say("giving_back", {"unit": self.unit.name, "to": move.source.name})
+        stopped = [step for mover in movers.values() for step in _flat(mover.stopped())]
+        settled = [step for mover in movers.values() for step in _flat(mover.settle())]
+        drained = [step for part in self.parts() for step in self._drain(move, part) if part.kind == APP]
+        if not self.journal.unfence():
+            raise MoveError("promotion_intended", "a promotion was intended: run verb=switch again")
+        self._undo(stopped)
+        self.watcher.give_back(self.verb)
+        self._undo([*settled, *drained])
+
+    def _undo(self, steps: Sequence[Step]) -> None:
+        """Undo each step by itself: one that fails must not keep the unit from being given back."""
+        for step in reversed(steps):
+            try:
+                self.walk.back([step])
+            except MoveError as error:
+                self.warnings.append(f"could not undo: {step.title}: {error.message}")
+
+    # --- cancel, complete ---
+
+    def _cancel(self, phase: Phase) -> None:
+        if phase.name == phases.SWITCHING:
+            self._cancel_switch(phase)
+            if not phase.forth:
+                return
+        if not self._anything_to_cancel():
+            return
+        self._reach_all()
+        move = self._forward()
+        movers = self._movers(move)
+        turned = self._movers(self._move(self.unit.target, self.unit.home)) if phase.since else {}
+        steps = [step for mover in movers.values() for step in _flat([*mover.prepare(), *mover.precopy()])]
+        steps += [step for mover in turned.values() for step in _flat(mover.follow())]
+        self.walk.back(steps)
+        self.walk.forward(self.tools.lease.unpin(move, [*self._services(apps=True), *self._services(apps=False)]))
+        self.journal.write(phases.ENDED, how=phases.CANCEL)
+
+    def _cancel_switch(self, phase: Phase) -> None:
+        if self.check:
+            self.walk.outcomes.append(_would(f"give {self.unit.name} back to {phase.source}", phase.source))
+            return
+        move = self._move(phase.source, phase.target)
+        self._give_back(move, self._movers(move))
+        self.walk.outcomes.append(_would(f"give {self.unit.name} back to {phase.source}", phase.source, "did"))
+
+    def _anything_to_cancel(self) -> bool:
+        events = [entry["event"] for entry in self.journal.entries]
+        return bool(events) and events[-1] != phases.ENDED
+
+    def _reach_all(self) -> None:
+        for place in self.setting.places.values():
+            if isinstance(place.host, OutOfReach):
+                message = f"{place.host.error.message}. The unit runs on {self.unit.home}; what the move made on "
+                raise MoveError("host_unreachable", f"{message}{place.name} is removed by verb=cancel when it is back")
+
+    def _complete(self, phase: Phase) -> None:
+        if phase.name == phases.COMPLETED:
+            return
+        move = self._forward()
+        movers = self._movers(move)
+        finish = [_lanes(mover.finish() for mover in movers.values())]
+        self._refuse_to_complete(phase, finish)
+        here = self._movers(self._move(self.unit.target, self.unit.home))
+        self.walk.forward([_lanes(mover.backup() for mover in here.values())])
+        self.walk.forward(finish)
+        self.walk.forward(self.tools.lease.release(move, [*self._services(apps=False), *self._services(apps=True)]))
+        self.journal.write(phases.ENDED, how=phases.COMPLETE)
+
+    def _refuse_to_complete(self, phase: Phase, finish: Sequence[Stage]) -> None:
+        removes = "; ".join(step.title for step in _flat(finish)) or "nothing but the move's own marks"
+        age = None if phase.since is None else _age(phase.since)
+        if age is None:
+            message = f"nobody knows when {self.unit.name} was switched, as its journal is gone"
+            raise MoveError("too_young", f"{message}: run verb=reverse and verb=switch, or clean up by hand")
+        least = self.setting.options.min_age
+        if age < least:
+            message = (
+                f"{self.unit.name} was switched {age / 3600:.1f} h ago, and complete waits for {least / 3600:.1f} h"
+            )
+            raise MoveError("too_young", f"{message}: until then verb=reverse needs what it would remove ({removes})")
+        if not self.confirm and not self.check:
+            message = f"complete can't be taken back. It would: {removes}"
+            raise MoveError("not_confirmed", f"{message}. Say confirm=true to do it", field="confirm")
+
+    # --- results ---
+
+    def _mirror(self) -> None:
+        """Keep a copy of the journal on the other host; that it fails is said, and stops nothing."""
+        for place in self.setting.places.values():
+            if isinstance(place.host, SshHost) and not self.check:
+                directory = str(self.journal.path.parent)
+                try:
+                    place.host.run(["sh", "-c", _MIRROR, "sh", directory], stdin=self.journal.path.read_text())
+                except (MoveError, OSError) as error:
+                    self.warnings.append(f"the journal could not be mirrored to {place.name}: {error}")
+
+    def _result(self, phase: Phase) -> dict[str, Any]:
+        return {
+            "unit": self.unit.name,
+            "phase": phase.name,
+            "runs_on": None if phase.name in (phases.SWITCHING, phases.PROMOTING) else phase.source,
+            "target": phase.target,
+            "since": phase.since,
+            "problem": phase.problem,
+            "next": phases.next_verb(phase),
+            "outcomes": self.walk.outcomes,
+            "changed": self.walk.changed,
+            "warnings": self.warnings,
+            "journal": str(self.journal.path),
+        }
+
+
+#: Seconds until the watcher goes on with a giving back that was interrupted.
+_SECOND_TRY = 60.0
+_COPYING = (phases.PREPARED, phases.COPIED, phases.SWITCHED)
+_MIRROR = 'umask 077; mkdir -p "$1" && cat > "$1/journal.new" && mv "$1/journal.new" "$1/journal.jsonl"'
+
+
+def _readiness_of(mover: Mover) -> Readiness:
+    try:
+        return mover.readiness()
+    except MoveError as error:
+        return Readiness(False, f"{mover.part.key}: {error.message}")
+
+
+def _lanes(lanes: Iterable[Sequence[Stage]]) -> Together:
+    return Together([list(lane) for lane in lanes if lane])
+
+
+def _flat(stages: Sequence[Stage]) -> list[Step]:
+    """Return steps in an order in which they may be walked one by one."""
+    steps: list[Step] = []
+    for stage in stages:
+        steps += [stage] if isinstance(stage, Step) else [step for lane in stage.lanes for step in _flat(lane)]
+    return steps
+
+
+def _before(until: float, stage: Stage) -> Stage:
+    """Return a stage none of whose steps begins after a time."""
+    if isinstance(stage, Together):
+        return Together([[_before(until, each) for each in lane] for lane in stage.lanes])
+
+    def do(tell: Tell) -> None:
+        if time.time() > until:
+            message = "the deadline passed before the promotion: the unit goes back to its source"
+            raise MoveError("deadline_passed", f"{message}; run verb=precopy, then verb=switch again")
+        stage.do(tell)
+
+    return replace(stage, do=do)
+
+
+def _way_to(place: Place) -> dict[str, Any]:
+    host = place.host
+    # Not the connection that the engine shares: it may be the one that hangs.
+    ssh = (
+        {"options": ["-oControlPath=none", *host.options], "destination": host.destination}
+        if isinstance(host, SshHost)
+        else None
+    )
+    return {"root": place.root, "ssh": ssh}
+
+
+def _note_of(part: Part) -> dict[str, Any]:
+    noted = {**part.__dict__, "member": part.member.service, "volumes": dict(part.volumes), "users": list(part.users)}
+    json.dumps(noted)
+    return noted
+
+
+def _would(title: str, host: str, outcome: str = "would") -> dict[str, Any]:
+    return {"step": "cancel.give-back", "title": title, "host": host, "outcome": outcome, "seconds": 0.0}
+
+
+def _age(since: str) -> float:
+    then = datetime.datetime.fromisoformat(since)
+    return (datetime.datetime.now(datetime.UTC) - then).total_seconds()

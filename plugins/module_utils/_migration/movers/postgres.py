@@ -1,0 +1,295 @@
+# Copyright: Even Keel contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Moves a PostgreSQL by a streaming standby, promoted only when it has all that the source ever wrote."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.backup_postgres import Backup
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import UNREACHABLE, MoveError
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import Part
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import (
+    Facts,
+    Move,
+    Mover,
+    Place,
+    Readiness,
+    Trap,
+)
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_content import (
+    Content,
+    check_structure,
+    content,
+    differences,
+)
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_context import Context
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_copy import Copy, drop_slot
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_facts import (
+    SWITCH_SECONDS,
+    look_at,
+    refusals,
+    warnings,
+)
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_prepare import Preparation
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_server import (
+    Layout,
+    literal,
+    quoted,
+)
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_switch import Switch
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import copies, pg_data
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Stage, Step, Tell
+
+
+class PostgresMover(Mover):
+    """A PostgreSQL 13 or newer on a named volume. See postgres_{prepare,copy,switch,content}.py for the steps."""
+
+    def __init__(self, move: Move, part: Part) -> None:
+        super().__init__(move, part)
+        self.context = Context(move, part)
+        self._taken = False
+
+    def facts(self) -> Facts:
+        """Look at the server, its files and the room on the target."""
+        context = self.context
+        try:
+            layout = context.observe()
+        except MoveError as error:
+            if error.code != "data_outside":
+                raise
+            return Facts(None, None, {}, [Trap(error.code, error.message, "no move before that", refuses=True)])
+        place = self._place_of_primary()
+        found = look_at(context.primary())
+        disk = context.look(place, copies.LIVE)
+        other = self.move.target if place is self.move.source else self.move.source
+        nodes = (self.move.source.name, self.move.target.name)
+        ours = {context.names.slot(node) for node in nodes}
+        traps = refusals(found, layout, disk, ours=ours, networks=context.subnets(), free=self._room(other))
+        detail = {**found, "volume": layout.volume, "data_directory": layout.data, "argv": list(layout.argv)}
+        return Facts(int(found["bytes"]), SWITCH_SECONDS, detail, [*traps, *warnings(found)])
+
+    def _room(self, place: Place) -> int | None:
+        """Return what is free on a node's disk; None where a copy lies already, or no way leads there yet."""
+        try:
+            if self.context.standby(place) is not None:
+                return None
+            return int(place.host.call(pg_data, "free", path=place.root))
+        except MoveError as error:
+            if error.code not in UNREACHABLE:
+                raise
+            return None
+
+    def prepare(self) -> Sequence[Stage]:
+        """Bring the image; make the place, the role, the way in and the bound."""
+        return [self.context.image_step(), *Preparation(self.context).steps()]
+
+    def backup(self) -> Sequence[Stage]:
+        """Back up to the target, restored there once for proof."""
+        return [Backup(self.context).proven()]
+
+    def precopy(self) -> Sequence[Stage]:
+        """Copy, then follow."""
+        copy = Copy(self.context, self.move.target)
+        return [copy.basebackup(), copy.follow("precopy")]
+
+    def readiness(self) -> Readiness:
+        """Say how far the copy is behind."""
+        changed = self._moved_house()
+        if changed:
+            return Readiness(False, changed, {"code": "layout_changed"})
+        return Copy(self.context, self.move.target).readiness()
+
+    def settle(self) -> Sequence[Stage]:
+        """Checkpoint; take what verify() compares with."""
+        self._taken = False
+        return [Switch(self.context).settle(), self._take_content()]
+
+    def stopped(self) -> Sequence[Stage]:
+        """Fence, then the gate."""
+        switch = Switch(self.context)
+        return [switch.fence(), switch.gate()]
+
+    def undo_on_hosts(self) -> Sequence[Mapping[str, Any]]:
+        """Return what takes the fence back."""
+        return Switch(self.context).undo_on_hosts()
+
+    def take_over(self) -> Sequence[Stage]:
+        """Promote, end the companion, bring live."""
+        switch = Switch(self.context)
+        return [switch.promote(), switch.end_companion(), switch.bring_live()]
+
+    def verify(self) -> Sequence[Stage]:
+        """Check identity and content, then write once."""
+        return [self._identity(), self._same_content(), self._canary()]
+
+    def follow(self) -> Sequence[Stage]:
+        """Have the old copy follow, and the new one backed up every day."""
+        backup = Backup(self.context)
+        switch = Switch(self.context)
+        return [switch.way_back.follow("follow"), switch.forget_forward(), backup.schedule(), backup.unschedule()]
+
+    def finish(self) -> Sequence[Stage]:
+        """End the following; remove the old copy and everything that the move made but the scheduled backup."""
+        return [self._end_following(), self._remove_old(), *Preparation(self.context).taken_back()]
+
+    # --- the steps of its own ---
+
+    def _place_of_primary(self) -> Place:
+        running = self.context.running()
+        if running is None:
+            raise MoveError("not_running", f"{self.part.service} does not run: start it, then plan again")
+        return self.context.place(running.node)
+
+    def _moved_house(self) -> str | None:
+        """Return a sentence if the service's data is no longer where it was when the move was prepared."""
+        if self.context.running() is None:
+            return f"{self.part.service} does not run"
+        then, now = self.context.layout(), self.context.observe()
+        if _house(then) == _house(now):
+            return None
+        message = f"{self.part.service} was redeployed with another server or place of its data"
+        return f"{message} ({now.exe}, {now.data}): run cancel, then prepare"
+
+    @property
+    def _full(self) -> bool:
+        return self.move.options.verify == "full"
+
+    @property
+    def _content_file(self) -> Path:
+        return self.move.journal.path.with_name(f"{self.part.key}.content.json")
+
+    def _take_content(self) -> Step:
+        """Take what the server holds while no consumer changes it: anew for every try of a switch."""
+
+        def take(_tell: Tell) -> None:
+            _write_private(self._content_file, content(self.context.primary(), full=self._full))
+            self._taken = True
+
+        title = "take what the database holds, every row" if self._full else "take what the database holds"
+        return self.context.step(
+            "settle", "content", title, self.move.source.name, lambda: self._taken, take, deadline=3600
+        )
+
+    def _identity(self) -> Step:
+        def same() -> bool:
+            token = self.move.journal.last("token", part=self.part.key)
+            running = self.context.running()
+            if token is None or running is None or running.node != self.move.target.name:
+                where = "nowhere" if running is None else f"on {running.node}"
+                message = f"{self.part.service} runs {where}, not on {self.move.target.name}"
+                raise MoveError("not_at_target", f"{message}: run switch again")
+            found = self.context.primary().ask(_IDENTITY)
+            wanted = {"system_id": token["system_id"], "timeline": token["timeline"] + 1, "read_write": True}
+            if found != wanted:
+                message = f"the server on {self.move.target.name} is {json.dumps(found)}, not {json.dumps(wanted)}"
+                raise MoveError("other_server", f"{message}: stop it, then look at docs/moving.md")
+            return True
+
+        title = "system identifier, timeline, read and write"
+        return self.context.step("verify", "identity", title, self.move.target.name, same, changes=False)
+
+    def _same_content(self) -> Step:
+        def same() -> bool:
+            try:
+                before = json.loads(self._content_file.read_text())
+            except FileNotFoundError as error:
+                message = f"what {self.part.service} held before its stop was not written down"
+                raise MoveError("nothing_to_compare", f"{message}: compare by hand, then run verify") from error
+            full = any("rows" in kinds for kinds in before.values())
+            server = self.context.primary()
+            found = self._differences(before, content(server, full=full))
+            if found:
+                more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+                message = f"the database is not what it was before the stop: {'; '.join(found[:5])}{more}"
+                raise MoveError("content_differs", f"{message}: reverse, or look at docs/moving.md")
+            if full:
+                check_structure(server)
+            return True
+
+        title = "extensions, roles, grants, sequences, collation versions"
+        whole = f"every row, {title}, pg_amcheck" if self._full else title
+        return self.context.step("verify", "content", whole, self.move.target.name, same, changes=False, deadline=3600)
+
+    def _differences(self, before: Content, after: Content) -> list[str]:
+        """Return what differs."""
+        return differences(before, after)
+
+    def _canary(self) -> Step:
+        """Write once, committed, and leave it where it goes with the role."""
+        role = self.context.names.role
+
+        def text() -> str:
+            token = self.move.journal.last("token", part=self.part.key) or {"timeline": 0}
+            return f"written on {self.move.target.name}, timeline {token['timeline'] + 1}"
+
+        def written() -> bool:
+            found = self.context.primary().ask(
+                f"SELECT to_json(shobj_description(oid, 'pg_authid')) FROM pg_roles WHERE rolname = {literal(role)}"
+            )
+            return bool(found == text())
+
+        def write(_tell: Tell) -> None:
+            self.context.primary().script(f"COMMENT ON ROLE {quoted(role)} IS {literal(text())};")
+
+        return self.context.step("verify", "canary", "write once", self.move.target.name, written, write)
+
+    def _end_following(self) -> Step:
+        context, source = self.context, self.move.source
+        slots = [context.names.slot(place.name) for place in (self.move.source, self.move.target)]
+
+        def ended() -> bool:
+            named = ", ".join(map(literal, slots))
+            asked = f"SELECT to_json(count(*)) FROM pg_replication_slots WHERE slot_name IN ({named})"
+            there = self.move.cluster.find_service(context.names.companion(source.name))
+            return there is None and not context.primary().ask(asked)
+
+        def end(_tell: Tell) -> None:
+            context.stop_companion(source)
+            for slot in slots:
+                drop_slot(context.primary(), slot)
+
+        return context.step("complete", "end_following", "end the following", source.name, ended, end, deadline=180)
+
+    def _remove_old(self) -> Step:
+        context, source = self.context, self.move.source
+        volume = context.layout().volume
+
+        def gone() -> bool:
+            return context.paths(source)["state"] == copies.NEITHER
+
+        def remove(_tell: Tell) -> None:
+            if context.paths(source)["state"] != copies.PARKED:
+                message = f"the volume {volume} on {source.name} has live data, and the move parked it"
+                raise MoveError("source_live", f"{message}: look what brought it back before you remove it")
+            source.host.call(pg_data, "discard", base=context.path(source, copies.PARKED), timeout=600)
+            source.host.run(["docker", "volume", "rm", "-f", volume], check=False)
+
+        return context.step("complete", "remove_old", "remove the old copy", source.name, gone, remove, deadline=600)
+
+
+_IDENTITY = (
+    "SELECT json_build_object('system_id', (SELECT system_identifier::text FROM pg_control_system()),"
+    " 'timeline', (SELECT timeline_id FROM pg_control_checkpoint()), 'read_write',"
+    " NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off')"
+)
+
+
+def _house(layout: Layout) -> tuple[Any, ...]:
+    return layout.volume, layout.mount, layout.relative, layout.exe, layout.uid
+
+
+def _write_private(path: Path, value: Any) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fresh = path.with_name(path.name + ".new")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as handle:
+        json.dump(value, handle)
+        handle.flush()
+        os.fsync(handle.fileno())
+    fresh.rename(path)

@@ -1,0 +1,236 @@
+# Copyright: Even Keel contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Steps that every mover of a named volume takes: make it on the target, park it, bring it live, let it go."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import Host
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import Part
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Move, Place
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import copies
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Step
+
+#: What must stay free on a file system that a copy is made on.
+RESERVE = 64 * 1024 * 1024
+
+
+def move_id(move: Move) -> str:
+    """Return what tells this move from every other of the unit; a reverse has the same."""
+    return str(move.journal.before("move", lambda: uuid.uuid4().hex))
+
+
+def human(size: float) -> str:
+    """Return bytes as people read them."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def require_room(place: Place, needed: int, path: str, what: str, *, files: int = 0) -> None:
+    """Raise MoveError `disk_full` if a file system has too few bytes free, with the reserve, or takes too few files."""
+    room = place.host.call(copies, "room", path=path)
+    if room["free"] < needed + RESERVE:
+        raise MoveError(
+            "disk_full",
+            f"{place.name} has {human(room['free'])} free at {path}, and {what} needs {human(needed + RESERVE)}:"
+            " make room",
+            free=room["free"],
+            needed=needed + RESERVE,
+        )
+    if room["files"] is not None and room["files"] <= files:
+        raise MoveError(
+            "disk_full",
+            f"{place.name} takes {room['files']} more files at {path}, and {what} needs up to {files}: make room",
+            files=room["files"],
+        )
+
+
+def users(host: Host, path: str, volume: str) -> list[str]:
+    """Return the names of running containers on a host that have a volume, or its directory, mounted."""
+    filters = ["--filter", f"volume={volume}", "--filter", f"volume={path}"]
+    return host.run(["docker", "ps", "--format", "{{.Names}}", *filters]).out.split()
+
+
+class Volume:
+    """One named volume of a part, and the steps that are taken with it on the two places of a move."""
+
+    def __init__(self, move: Move, part: Part, name: str) -> None:
+        self.move = move
+        self.part = part
+        self.name = name
+
+    def look(self, place: Place) -> dict[str, Any]:
+        """Return what lies there (see copies.look)."""
+        return dict(place.host.call(copies, "look", root=place.root, volume=self.name))
+
+    def ours(self, found: Mapping[str, Any]) -> bool:
+        """Return whether a copy carries the marker of this move."""
+        return bool(found["owner"] == {"unit": self.move.unit.name, "move": move_id(self.move)})
+
+    def parked(self, place: Place) -> bool:
+        """Return whether our copy lies parked at a place."""
+        found = self.look(place)
+        return found["state"] == copies.PARKED and self.ours(found)
+
+    def path(self, place: Place) -> str:
+        """Return where the parked copy lies or would lie."""
+        return f"{place.root}/evenkeel/{self.name}/data"
+
+    def live_path(self, place: Place) -> str:
+        """Return where the live copy lies or would lie."""
+        return f"{place.root}/volumes/{self.name}/_data"
+
+    def mark(self) -> Step:
+        """Prepare: write beside the source's data that they belong to this move."""
+        source = self.move.source
+        return Step(
+            f"prepare.{self.part.key}.mark-{self.name}",
+            f"mark the volume {self.name} as this move's",
+            source.name,
+            probe=lambda: self.ours(self.look(source)),
+            do=lambda _tell: self._call(source, "claim"),
+            undo=lambda: self._call(source, "release"),
+        )
+
+    def make(self) -> Step:
+        """Prepare: have the volume on the target, parked and empty, before anything can start on it there."""
+        target = self.move.target
+        return Step(
+            f"prepare.{self.part.key}.volume-{self.name}",
+            f"make the volume {self.name}, parked and empty",
+            target.name,
+            probe=lambda: self.parked(target) and self._known(target),
+            do=lambda _tell: self._make(target),
+            undo=lambda: self.remove(target),
+        )
+
+    def park_source(self) -> Step:
+        """Stopped: take the source's data out of every container's reach."""
+        source = self.move.source
+        return Step(
+            f"switch.{self.part.key}.park-{self.name}",
+            f"park the volume {self.name}: nothing can start on it any more",
+            source.name,
+            probe=lambda: self.parked(source),
+            do=lambda _tell: self._park(source),
+            undo=lambda: self._unpark(source),
+        )
+
+    def bring_live(self) -> Step:
+        """Take over: put the target's copy where containers find it."""
+        target = self.move.target
+        return Step(
+            f"switch.{self.part.key}.live-{self.name}",
+            f"bring the volume {self.name} live",
+            target.name,
+            probe=lambda: self.look(target)["state"] == copies.LIVE,
+            do=lambda _tell: self._bring_live(target),
+        )
+
+    def unmark(self) -> Step:
+        """Finish: take the marker off the target's data."""
+        target = self.move.target
+        return Step(
+            f"complete.{self.part.key}.unmark-{self.name}",
+            f"take this move's mark off the volume {self.name}",
+            target.name,
+            probe=lambda: not self.ours(self.look(target)),
+            do=lambda _tell: self._call(target, "release"),
+        )
+
+    def remove_source(self) -> Step:
+        """Finish: remove the old copy and its volume."""
+        source = self.move.source
+        return Step(
+            f"complete.{self.part.key}.remove-{self.name}",
+            f"remove the old copy of the volume {self.name}",
+            source.name,
+            probe=lambda: self.look(source)["state"] == copies.NEITHER and not self._known(source),
+            do=lambda _tell: self.remove(source),
+        )
+
+    def remove(self, place: Place) -> None:
+        """Remove our parked copy and its volume; a live one, or another's, is left. Safe to run again."""
+        found = self.look(place)
+        if found["state"] not in (copies.PARKED, copies.NEITHER) or not (found["owner"] is None or self.ours(found)):
+            return
+        self._call(place, "discard", timeout=3600)
+        if self._known(place):
+            # What stands in the way of its removal are ended containers that Swarm has not forgotten yet.
+            listed = ["docker", "ps", "-aq", "--filter", f"volume={self.name}", "--filter", "status=exited"]
+            for container in place.host.run([*listed, "--filter", "status=created"]).out.split():
+                place.host.run(["docker", "rm", container], check=False)
+            place.host.run(["docker", "volume", "rm", self.name])
+
+    def _known(self, place: Place) -> bool:
+        return not place.host.run(["docker", "volume", "inspect", self.name], check=False).status
+
+    def _make(self, place: Place) -> None:
+        found = self.look(place)
+        self._refuse(place, found)
+        labels: Sequence[str] = ("--label", f"evenkeel.migration={self.move.unit.name}")
+        if not self._known(place):
+            place.host.run(["docker", "volume", "create", *labels, self.name])
+            if found["state"] == copies.PARKED:
+                # Somebody pruned the volume; the engine has made an empty directory beside our copy.
+                place.host.run(["rmdir", "--", self.live_path(place)])
+        self._call(place, "claim")
+        place.host.call(copies, "park", root=place.root, volume=self.name)
+
+    def _refuse(self, place: Place, found: Mapping[str, Any]) -> None:
+        if found["state"] == copies.LIVE and not found["empty"]:
+            raise MoveError(
+                "target_populated",
+                f"the volume {self.name} on {place.name} holds data already: save them and remove it first",
+                path=found["live"],
+            )
+        held = found["state"] in (copies.PARKED, copies.BOTH) and (found["owner"] is not None or not found["empty"])
+        if held and not self.ours(found):
+            owner = found["owner"] or {"unit": "nobody that can be told", "move": "?"}
+            raise MoveError(
+                "foreign_copy",
+                f"{found['parked']} on {place.name} is a copy of another move (unit {owner['unit']}, move"
+                f" {owner['move']}): if nobody needs it any more, remove it and the owner.json beside it",
+                path=found["parked"],
+            )
+
+    def refuse_users(self) -> None:
+        """Raise MoveError `volume_in_use` if a container on either node has the volume mounted."""
+        for node in (self.move.source, self.move.target):
+            busy = users(node.host, self.live_path(node), self.name)
+            if busy:
+                raise MoveError(
+                    "volume_in_use",
+                    f"{', '.join(busy)} on {node.name} still has the volume {self.name} mounted: stop it, or make it a"
+                    " member of the unit",
+                    containers=busy,
+                )
+
+    def _park(self, place: Place) -> None:
+        self.refuse_users()
+        self._call(place, "claim")
+        place.host.call(copies, "park", root=place.root, volume=self.name)
+
+    def _unpark(self, place: Place) -> None:
+        if self.look(place)["state"] == copies.PARKED:
+            place.host.call(copies, "bring_live", root=place.root, volume=self.name)
+
+    def _bring_live(self, place: Place) -> None:
+        found = self.look(place)
+        if not self.ours(found):
+            raise MoveError(
+                "foreign_copy", f"{found['parked']} on {place.name} is not this move's copy", path=found["parked"]
+            )
+        place.host.call(copies, "bring_live", root=place.root, volume=self.name)
+
+    def _call(self, place: Place, function: str, timeout: float = 60) -> None:
+        arguments = {"root": place.root, "volume": self.name, "unit": self.move.unit.name, "move": move_id(self.move)}
+        place.host.call(copies, function, timeout=timeout, **arguments)

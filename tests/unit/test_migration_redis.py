@@ -1,0 +1,193 @@
+"""What is known of a Redis, judged and written down, without one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers import redis_state
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.redis_companion import sync_progress
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import redis_server
+
+VOLUMES = {"data": "/data"}
+
+
+def explored(**changes: Any) -> dict[str, Any]:
+    config = {
+        "dir": "/data",
+        "save": "3600 1",
+        "appendonly": "no",
+        "dbfilename": "dump.rdb",
+        "appendfilename": "appendonly.aof",
+        "appenddirname": "appendonlydir",
+        "maxmemory": "0",
+        "maxmemory-policy": "noeviction",
+        "databases": "16",
+    }
+    info = {"role": "master", "redis_version": "7.4.1", "used_memory": "1000", "connected_slaves": "0"}
+    return {
+        "port": 6379,
+        "startup": {},
+        "info": {**info, **changes.pop("info", {})},
+        "config": {**config, **changes.pop("config", {})},
+        "modules": [],
+        "files": {"dump.rdb": 10},
+        "shell": None,
+        **changes,
+    }
+
+
+def codes(found: dict[str, Any], limit: int | None = None) -> dict[str, bool]:
+    traps = redis_state.traps(found, VOLUMES, limit=limit, password_env=None)
+    return {trap.code: trap.refuses for trap in traps}
+
+
+@pytest.mark.parametrize(
+    ("found", "limit", "expected"),
+    [
+        (explored(), None, {}),
+        (explored() | {"info": None}, None, {"password_unknown": True}),
+        (explored() | {"config": None}, None, {"config_refused": True}),
+        (explored() | {"shell": "sh"}, None, {"shell_swallows_stop": False}),
+        (explored(config={"save": ""}), None, {"not_persistent": False}),
+        (explored(config={"save": "", "appendonly": "yes"}), None, {}),
+        (explored(info={"role": "slave"}), None, {"not_primary": True}),
+        (explored(info={"redis_mode": "cluster"}), None, {"not_standalone": True}),
+        (explored(info={"connected_slaves": "2"}), None, {"other_replicas": False}),
+        (explored(config={"dir": "/"}), None, {"data_outside_volume": True}),
+        (explored(config={"dir": "/database"}), None, {"data_outside_volume": True}),
+        (explored(files={"users.acl": 3, "temp-1.rdb": 1}), None, {"foreign_files": True}),
+        (explored(files={"appendonlydir/appendonly.aof.1.base.rdb": 3}), None, {}),
+        (explored(startup={"appendonly": [["yes"]]}), None, {"changed_at_run_time": True}),
+        (explored(modules=[{"name": "vectorset", "path": ""}]), None, {}),
+        (explored(modules=[{"name": "search"}]), None, {"modules": True}),
+        (explored(config={"min-replicas-to-write": "1"}), None, {"min_replicas": True}),
+        (explored(), 999, {"memory_limit": True}),
+        (explored(config={"maxmemory": "5000"}), 2000, {"maxmemory_over_limit": False}),
+        (explored(config={"maxmemory": "5", "maxmemory-policy": "allkeys-lru"}), 2000, {"evicts": False}),
+    ],
+)
+def test_traps(found: dict[str, Any], limit: int | None, expected: dict[str, bool]) -> None:
+    assert codes(found, limit) == expected
+
+
+def test_a_companion_is_a_replica_by_its_configuration_alone() -> None:
+    found, password = explored(config={"appendonly": "yes"}), 'pa"s \\s'
+    text = redis_state.companion_config(found, primary="tasks.redis", password=password, directory="/data")
+    lines = text.splitlines()
+    assert "replicaof tasks.redis 6379" in lines
+    assert "replica-read-only yes" in lines
+    assert "bind 127.0.0.1" in lines
+    assert "appendonly yes" in lines
+    assert 'save ""' in lines
+    assert r'masterauth "pa\"s \\s"' in lines
+    assert r'requirepass "pa\"s \\s"' in lines
+
+
+def test_an_old_server_is_not_bound_to_itself_as_it_could_not_reach_its_primary() -> None:
+    found = explored(info={"redis_version": "6.0.16"})
+    text = redis_state.companion_config(found, primary="tasks.redis", password=None, directory="/data")
+    assert "bind" not in text
+    assert "auth" not in text
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "taking_writes", "wrong"),
+    [
+        ({"db0": (5, 2)}, {"db0": (5, 2)}, False, 0),
+        ({"db0": (5, 2)}, {"db0": (4, 1)}, False, 0),  # one expired
+        ({"db0": (5, 2)}, {"db0": (4, 2)}, False, 1),
+        ({"db0": (5, 2), "db1": (1, 0)}, {"db0": (5, 2)}, True, 1),
+        ({"db0": (5, 2)}, {"db0": (6, 2)}, False, 1),
+        ({"db0": (5, 2)}, {"db0": (6, 2)}, True, 0),
+        ({}, {}, False, 0),
+    ],
+)
+def test_differences_of_databases(before: Any, after: Any, taking_writes: bool, wrong: int) -> None:
+    assert len(redis_state.differences(before, after, taking_writes=taking_writes)) == wrong
+
+
+def test_keyspace_is_read_from_info() -> None:
+    info = redis_server.parse_info("# Keyspace\r\ndb0:keys=12,expires=3,avg_ttl=0\r\ndb11:keys=1,expires=0\r\n")
+    assert redis_state.keyspace(info) == {"db0": (12, 3), "db11": (1, 0)}
+
+
+@pytest.mark.parametrize(
+    ("argv", "environment", "passwords"),
+    [
+        (["docker-entrypoint.sh", "redis-server", "--requirepass", "a b"], {}, ["a b"]),
+        (["redis-server", "--requirepass=x"], {}, ["x"]),
+        (["/bin/sh", "-c", 'redis-server --requirepass "$PW" && true'], {"PW": "it's $5"}, ["it's $5"]),
+        (["sh", "-c", "exec redis-server --requirepass ${PW} --save 60 1"], {"PW": "x"}, ["x"]),
+        (["sh", "-c", 'redis-server --requirepass "$(cat /run/secrets/pw)"'], {}, ["from a file"]),
+        (["redis-server", "/etc/redis.conf"], {}, ["in conf"]),
+        (["redis-server", "/etc/redis.conf", "--requirepass", "last"], {}, ["last"]),
+        (["redis-server"], {"REDIS_PASSWORD": "env"}, ["env"]),
+        (["something", "else"], {}, []),
+        (["sh", "-c", "redis-server 'unfinished"], {}, []),
+    ],
+)
+def test_where_a_password_stands(argv: list[str], environment: dict[str, str], passwords: list[str]) -> None:
+    files = {"/run/secrets/pw": "from a file\n", "/etc/redis.conf": '# a comment\nport 7000\nrequirepass "in conf"\n'}
+    settings = redis_server.startup_settings(argv, environment, files.get)
+    assert redis_server.candidates(settings, environment) == passwords
+
+
+def test_the_members_variable_comes_first() -> None:
+    assert redis_server.candidates({}, {"REDIS_PASSWORD": "a", "MINE": "b"}, "MINE") == ["b", "a"]
+
+
+def test_settings_of_a_command_line_beat_the_file() -> None:
+    settings = redis_server.startup_settings(
+        ["redis-server", "/c", "--port", "7001", "--save", "60", "1", "--save", "300", "10"],
+        {},
+        {"/c": "port 7000\ndir /data\n"}.get,
+    )
+    assert settings["port"] == [["7001"]]
+    assert settings["dir"] == [["/data"]]
+    assert settings["save"] == [["60", "1"], ["300", "10"]]
+
+
+def rdb(*fields: tuple[bytes, bytes]) -> bytes:
+    def text(value: bytes) -> bytes:
+        return bytes([len(value)]) + value
+
+    return b"REDIS0011" + b"".join(b"\xfa" + text(name) + value for name, value in fields) + b"\xfe\x00"
+
+
+def test_a_saved_file_says_which_position_it_is_of() -> None:
+    replid = b"\x28" + b"a" * 40
+    version = (b"redis-ver", b"\x057.0.1")
+    for number, offset in (
+        (b"\xc0\x0e", 14),
+        (b"\xc1\xe8\x03", 1000),
+        (b"\xc2\x40\x42\x0f\x00", 1_000_000),
+        (b"\x0212", 12),
+    ):
+        assert redis_server.position(rdb(version, (b"repl-id", replid), (b"repl-offset", number))) == {
+            "replid": "a" * 40,
+            "offset": offset,
+        }
+    assert redis_server.position(rdb(version)) is None
+    assert redis_server.position(b"") is None
+
+
+def syncing(total: str) -> dict[str, str]:
+    return {"master_sync_in_progress": "1", "master_sync_total_bytes": total}
+
+
+@pytest.mark.parametrize(
+    ("info", "told"),
+    [
+        (
+            {"master_sync_in_progress": "1", "master_sync_total_bytes": "100", "master_sync_left_bytes": "75"},
+            (25, 100, 30.0),
+        ),
+        ({"master_sync_in_progress": "1", "master_sync_total_bytes": "-1"}, (None, None, None)),
+        ({"loading": "1", "loading_loaded_bytes": "7"}, (7, None, None)),
+        ({}, (None, None, None)),
+    ],
+)
+def test_progress_of_a_sync(info: dict[str, str], told: tuple[Any, ...]) -> None:
+    numbers = sync_progress(info, 10)
+    assert (numbers.get("bytes"), numbers.get("total"), numbers.get("eta")) == told

@@ -1,0 +1,130 @@
+"""The deadline's watcher against the promotion: whoever is first wins. And that its archive stands alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.journal import Journal, exclusive
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import give_back
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.watch import program
+
+
+def marks(state: Path) -> list[str]:
+    return [entry["event"] for entry in Journal("shop", "status", state, read_only=True).entries]
+
+
+def fenced(state: Path) -> Journal:
+    journal = Journal("shop", "switch", state)
+    journal.fence(lambda: None, source="kvm4", target="kvm2")
+    return journal
+
+
+def test_after_the_watcher_nothing_is_promoted(tmp_path: Path) -> None:
+    engine = fenced(tmp_path)
+    assert Journal("shop", "deadline", tmp_path).unfence() is True
+    with pytest.raises(MoveError, match="nothing was promoted"):
+        engine.claim_promotion()
+    assert marks(tmp_path) == ["fenced", "unfenced"]
+
+
+def test_after_the_intent_nothing_is_given_back(tmp_path: Path) -> None:
+    fenced(tmp_path).claim_promotion()
+    assert Journal("shop", "deadline", tmp_path).unfence() is False
+    assert marks(tmp_path) == ["fenced", "promotion_intended"]
+
+
+def test_both_may_be_said_twice(tmp_path: Path) -> None:
+    engine = fenced(tmp_path)
+    engine.claim_promotion()
+    engine.claim_promotion()
+    assert marks(tmp_path) == ["fenced", "promotion_intended"]
+    again = fenced(tmp_path)
+    assert again.unfence()
+    assert again.unfence()
+    assert marks(tmp_path)[2:] == ["fenced", "unfenced"]
+
+
+def test_of_many_races_each_has_one_winner(tmp_path: Path) -> None:
+    for number in range(30):
+        state = tmp_path / str(number)
+        engine = fenced(state)
+        start = threading.Barrier(2)
+        won: list[str] = []
+
+        def promote(engine: Journal = engine, start: threading.Barrier = start, won: list[str] = won) -> None:
+            start.wait()
+            try:
+                engine.claim_promotion()
+            except MoveError:
+                return
+            won.append("engine")
+
+        def undo(state: Path = state, start: threading.Barrier = start, won: list[str] = won) -> None:
+            start.wait()
+            if Journal("shop", "deadline", state).unfence():
+                won.append("watcher")
+
+        threads = [threading.Thread(target=promote), threading.Thread(target=undo)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(won) == 1
+        assert marks(state) == ["fenced", "promotion_intended" if won == ["engine"] else "unfenced"]
+
+
+def test_a_watcher_is_not_armed_while_another_acts(tmp_path: Path) -> None:
+    armed = threading.Event()
+    with exclusive(tmp_path / "shop" / "promotion.lock"):
+        journal = Journal("shop", "switch", tmp_path)
+        thread = threading.Thread(target=lambda: journal.fence(armed.set, source="a", target="b"))
+        thread.start()
+        assert not armed.wait(0.2)
+    thread.join()
+    assert armed.is_set()
+
+
+def instructions(tmp_path: Path, until: float, **more: Any) -> Path:
+    path = tmp_path / "shop" / "give_back.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    wanted = {"unit": "shop", "state": str(tmp_path), "docker_host": f"unix://{tmp_path}/none.sock", "until": until}
+    path.write_text(json.dumps({**wanted, "source": "kvm4", "undo": [], "services": {}, "hosts": {}, **more}))
+    return path
+
+
+def test_a_deadline_that_was_put_off_is_not_acted_on(tmp_path: Path) -> None:
+    fenced(tmp_path)
+    path = instructions(tmp_path, time.time() + 60)
+    assert give_back._watch(path) is False
+    assert marks(tmp_path) == ["fenced"]
+
+
+def test_the_watcher_ends_where_nothing_is_to_be_done(tmp_path: Path) -> None:
+    assert give_back._watch(tmp_path / "shop" / "give_back.json") is True
+    fenced(tmp_path).claim_promotion()
+    assert give_back._watch(instructions(tmp_path, time.time() - 1)) is True
+    assert marks(tmp_path) == ["fenced", "promotion_intended"]
+
+
+def test_the_archive_needs_python_only_and_tries_again_while_no_engine_answers(tmp_path: Path) -> None:
+    archive = tmp_path / "give_back.zip"
+    archive.write_bytes(program())
+    fenced(tmp_path)
+    path = instructions(tmp_path, time.time() - 1, lease="evenkeel.lease.shop")
+    command = [sys.executable, "-I", "-S", str(archive), str(path), "evenkeel-no-such-timer"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 1
+    assert "not given back yet: no engine answers" in done.stderr
+    # The instructions stay for the next try, and a promotion is out of the question already.
+    assert path.exists()
+    assert marks(tmp_path) == ["fenced", "unfenced"]
+    with pytest.raises(MoveError, match="given back to its source"):
+        Journal("shop", "switch", tmp_path).claim_promotion()
