@@ -67,7 +67,8 @@ class Estate:
         self.as_official()
         self.sql(
             "CREATE EXTENSION pgcrypto;"
-            "CREATE ROLE shop LOGIN; CREATE TABLE ledger (id bigint PRIMARY KEY, at timestamptz DEFAULT now());"
+            "CREATE ROLE shop LOGIN; CREATE TABLE ledger (id bigint PRIMARY KEY,"
+            " server text DEFAULT host(inet_server_addr()));"
             "CREATE TABLE goods (id bigserial PRIMARY KEY, text text); GRANT SELECT ON goods TO shop;"
             f"INSERT INTO goods (text) SELECT repeat(md5(i::text), 30) FROM generate_series(1, {rows}) i;"
             "SELECT lo_from_bytea(0, 'a large object');"
@@ -254,6 +255,15 @@ class Ledger:
     def stop(self) -> list[tuple[float, int]]:
         self.estate.sh(self.node, f"docker stop -t 3 {self.container}")
         return self.acknowledged()
+
+    def pauses(self) -> list[float]:
+        """Seconds from the last acknowledged write of the first server to the first one of each that came after it."""
+        wrote = dict(line.split("|") for line in self.estate.sql("SELECT id, server FROM ledger;"))
+        times: dict[str, list[float]] = {}
+        for at, number in self.acknowledged():
+            times.setdefault(wrote[str(number)], []).append(at)
+        first, *others = times.values()
+        return [each[0] - first[-1] for each in others]
 
     def lost(self) -> list[int]:
         """Acknowledged ids that are not there."""

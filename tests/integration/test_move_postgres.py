@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import multiprocessing
 import statistics
 import time
@@ -243,23 +242,16 @@ def test_writes_pause_shortly_at_the_engine(make: Make) -> None:
         ledger = Ledger(estate, also=[mover.context.names.companion(target)], node=target)
         phases = estate.switch(mover)
         time.sleep(1)
-        written = ledger.stop()
+        ledger.stop()
         assert ledger.lost() == []
+        engine, whole = ledger.pauses()
         estate.walk(mover.follow())
-        engine, whole = pauses_of(written)
         pauses.append(engine)
         rounded = {name: round(seconds, 2) for name, seconds in phases.items()}
         print(f"{source} to {target}: {engine:.2f} s to the promotion, {whole:.2f} s in all; phases {rounded}")
     print(f"database {estate.sql('SELECT pg_size_pretty(sum(pg_database_size(oid))) FROM pg_database;')[0]}", end=": ")
     print(f"writes pause for {statistics.median(pauses):.2f} s at the engine (median of {len(pauses)})")
     assert statistics.median(pauses) < 10
-
-
-def pauses_of(written: list[tuple[float, int]]) -> tuple[float, float]:
-    """The first pause over 0.4 s, which ends with the promotion, and the time from its beginning to the last's end."""
-    times = [at for at, _ in written]
-    long = [pair for pair in itertools.pairwise(times) if pair[1] - pair[0] > 0.4]
-    return long[0][1] - long[0][0], long[-1][1] - long[0][0]
 
 
 def precopy(lab: Settings, name: str, directory: Path) -> None:
