@@ -61,6 +61,8 @@ class Bench:
     on_host: OnHost
     swarm: Swarm
     addresses: dict[str, str] = field(default_factory=dict)
+    #: Of the driver that was started last.
+    pid_file: str = ""
 
     def install(self) -> None:
         archive = io.BytesIO()
@@ -98,7 +100,8 @@ class Bench:
         path = f"{HOME}/job-{uuid.uuid4().hex[:8]}.json"
         argv = ["ssh", "-F", str(self.lab.ssh_config), f"kvm4.{self.lab.name}"]
         subprocess.run([*argv, f"umask 077; cat > {path}"], input=json.dumps(whole), text=True, check=True, timeout=30)
-        run = f"echo $$ > {path}.pid; exec env PYTHONPATH={HOME}/lib python3 {HOME}/move_driver.py {path}"
+        self.pid_file = f"{path}.pid"
+        run = f"echo $$ > {self.pid_file}; exec env PYTHONPATH={HOME}/lib python3 {HOME}/move_driver.py {path}"
         return subprocess.Popen(
             [*argv, f"sh -c '{run}'"],
             stdout=subprocess.PIPE,
@@ -126,8 +129,7 @@ class Bench:
         for line in process.stdout:
             lines.append(line)
             if any(when(event) for event in read(0, line).events):
-                newest = f"ls -t {HOME}/job-*.pid | head -n 1"
-                self.on_host("kvm4", f"kill -9 $(cat $({newest}))")
+                self.on_host("kvm4", f"kill -9 $(cat {self.pid_file})")
                 break
         rest, _ = process.communicate(timeout=60)
         return read(process.returncode, "".join(lines) + rest)

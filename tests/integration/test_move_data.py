@@ -150,15 +150,15 @@ def tell(variant: str, direction: str, ran: Ran, writer: Writer) -> None:
 #: Where the engine is killed, by the end of a step's id or by a stage, each on another way, there and back in turn.
 KILLS = (
     "companion",
-    "pause",
-    "save-target",
-    "end-companion",
     "quick-end",
     "stop",
     "park",
     "take_over",
     "live",
     "verify",
+    "pause",
+    "save-target",
+    "end-companion",
 )
 
 

@@ -184,9 +184,10 @@ class Pause:
 
     def end_armed(self) -> bool:
         """Whether the server is killed as soon as the engine asks it to end, or has ended."""
-        if self.servers.running(self.source) is None:
-            return True
-        return not self.source.host.run(["systemctl", "is-active", "-q", self._end_unit()], check=False).status
+        token = self.token()
+        if token is None or self.servers.running(self.source) is None:
+            return token is not None
+        return not self.source.host.run(["systemctl", "is-active", "-q", self._end_unit(token)], check=False).status
 
     def arm_end(self, _tell: Tell) -> None:
         """Have the server killed as soon as the engine asks it to end: some would not hear it, others save once more.
@@ -199,12 +200,14 @@ class Pause:
             'docker events --filter "container=$1" --filter event=kill --until "$2" --format x'
             ' | { read -r _ && docker kill --signal KILL "$1"; }'
         )
-        unit, shell = f"--unit={self._end_unit()}", ["/bin/sh", "-c", script, "sh", token["container"], str(until)]
+        unit, shell = f"--unit={self._end_unit(token)}", ["/bin/sh", "-c", script, "sh", token["container"], str(until)]
         self.source.host.run(["systemd-run", "--quiet", "--collect", unit, *shell])
 
     def disarm_end(self) -> None:
         """Leave the server its own way to end."""
-        self.source.host.run(["systemctl", "stop", self._end_unit()], check=False)
+        token = self.token()
+        if token is not None:
+            self.source.host.run(["systemctl", "stop", self._end_unit(token)], check=False)
 
     def refuse_not_held(self) -> None:
         """Raise MoveError `pause_over` or `pause_unproven` unless the pause held until the server had ended."""
@@ -247,8 +250,9 @@ class Pause:
         container = servers.service_container(place) if place is self.source else servers.companion_container(place)
         return servers.info(place, container)
 
-    def _end_unit(self) -> str:
-        return f"evenkeel-{self.servers.move.unit.name}-{self.servers.part.key}-end.service"
+    def _end_unit(self, token: dict[str, Any]) -> str:
+        # By container: one that an earlier switch left waiting must not pass for this one.
+        return f"evenkeel-{self.servers.move.unit.name}-{self.servers.part.key}-end-{token['container'][:12]}.service"
 
 
 def _reached(info: Info, token: dict[str, Any]) -> bool:
