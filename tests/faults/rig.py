@@ -112,6 +112,7 @@ class Rig:
             # Redis under a shell hears no TERM: what it holds must be saved before.
             docker exec -i $(docker ps -q --filter {label}) redis-cli >/dev/null
             docker service scale --detach {services} >/dev/null
+            docker kill $(docker ps -q --filter {label}) >/dev/null
             while docker ps --format '{{{{.Names}}}}' | grep -qE '^({self.unit}|infrastructureservices-{self.unit})'
             do sleep 0.1; done
             root=$(docker info --format '{{{{.DockerRootDir}}}}')
@@ -250,7 +251,6 @@ def heal(settings: Settings) -> None:
         tc qdisc del dev eth0 root 2>/dev/null
         rm -f /var/lib/docker/lab-filler
         systemctl stop 'lab-undo-*.timer' 2>/dev/null
-        pkill -f '^python3 /run/lab-watcher.py'
         true"""
     for host in HOSTS:
         hosts.ssh(settings, host, "sh -s", stdin=script)
