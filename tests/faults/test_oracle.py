@@ -26,6 +26,7 @@ def observed(rig: Rig, act: Act, place: str) -> tuple[list[str], dict[str, objec
     return judge(rig, place, notes), notes
 
 
+@pytest.mark.fast
 def test_a_unit_that_stays_loses_nothing(rig: Rig) -> None:
     problems, notes = observed(rig, lambda _rig: time.sleep(1), "kvm4")
     assert problems == []
@@ -63,6 +64,7 @@ def test_stop_tar_start_loses_what_redis_had_not_saved(rig: Rig) -> None:
     assert verdict.outages["postgres"].seconds > 0.5
 
 
+@pytest.mark.fast
 def test_a_start_before_the_last_bytes_are_copied_is_caught(rig: Rig) -> None:
     rig.restore()
     with ledger.writing(rig.settings, rig.deployed):
@@ -71,6 +73,7 @@ def test_a_start_before_the_last_bytes_are_copied_is_caught(rig: Rig) -> None:
     assert {"postgres.direct_writes", "postgres.orders", "redis.direct", "media.orders"} <= set(verdict.lost)
 
 
+@pytest.mark.fast
 def test_a_doubled_database_is_caught(rig: Rig) -> None:
     rig.restore()
     with two_sides.probing(rig.settings, rig.deployed):
