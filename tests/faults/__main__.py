@@ -21,7 +21,7 @@ from lab.engine import Engine, connect
 from lab.run import LabError, fail, say
 from lab.settings import PROJECT, Settings, from_environment
 from tests.faults.cell_run import run_cell
-from tests.faults.cells import BEFORE, Cell, Outcome, core, fast, matrix, steps_of, table
+from tests.faults.cells import BEFORE, Cell, Outcome, core, fast, matrix, steps_of, table, unplanned
 from tests.faults.rig import Rig
 
 #: What a cell's result depends on.
@@ -40,9 +40,14 @@ def planned(rig: Rig) -> list[Cell]:
     kept = rig.directory / f"steps-{rig.deployed.way}-{fingerprint()}.json"
     if not kept.exists():
         rig.restore()
+        plan = rig.succeed("plan").unit(rig.unit)["plan"]["steps"]
         for verb in (*BEFORE["reverse"], "reverse"):
             rig.succeed(verb)
-        kept.write_text(json.dumps(steps_of(rig.journal())))
+        done = steps_of(rig.journal())
+        missing = unplanned(plan, done)
+        if missing:
+            raise LabError(f"the plan does not say these steps, which were done: {', '.join(missing)}")
+        kept.write_text(json.dumps(done))
     return matrix({verb: [(step, seconds) for step, seconds in found] for verb, found in _load(kept).items()})
 
 

@@ -141,7 +141,7 @@ def _again(rig: Rig, place: str, notes: dict[str, Any]) -> list[str]:
     last = rig.plays[-1].verb
     second = rig.run(last)
     plan = rig.run("plan")
-    phase = plan.units().get(rig.unit, {}).get("phase")
+    phase = plan.unit(rig.unit).get("phase")
     notes["phase"] = phase
     problems = []
     if second.status:

@@ -103,6 +103,14 @@ def steps_of(entries: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[str, 
     return found
 
 
+def unplanned(
+    plan: Mapping[str, Sequence[Mapping[str, Any]]], done: Mapping[str, Sequence[tuple[str, float]]]
+) -> list[str]:
+    """Return the steps that were done and that the plan (verb -> steps with an `id`) of before had not said."""
+    said = {step["id"] for steps in plan.values() for step in steps}
+    return [step for verb in BEFORE if verb in plan for step, _ in done.get(verb, ()) if step not in said]
+
+
 def matrix(steps: Mapping[str, Sequence[tuple[str, float]]]) -> list[Cell]:
     """Return every cell: each fault at each step (or over each verb) with each way to go on."""
     cells = []

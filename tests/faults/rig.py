@@ -75,9 +75,10 @@ class Play:
         results = [each for each in _dicts(self.document) if each.get("failed") is True]
         return "; ".join(str(each.get("msg", "")) for each in results) or f"exit {self.status}: {self.log}"
 
-    def units(self) -> dict[str, dict[str, Any]]:
-        """Return the results that name a unit and its phase, by unit."""
-        return {each["unit"]: each for each in _dicts(self.document) if {"unit", "phase"} <= set(each)}
+    def unit(self, name: str) -> dict[str, Any]:
+        """Return what the module said of a unit, {} if it said nothing."""
+        told = [each["units"] for each in _dicts(self.document) if isinstance(each.get("units"), dict)]
+        return next((dict(each[name]) for each in told if isinstance(each.get(name), dict)), {})
 
 
 @dataclass

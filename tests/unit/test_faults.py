@@ -187,6 +187,11 @@ def test_steps_come_from_what_a_move_did() -> None:
     assert cells.steps_of(entries) == {"switch": [("switch.a", 0.5)]}
 
 
+def test_a_step_that_the_plan_did_not_say_is_told() -> None:
+    done = {"switch": [("switch.a", 1.0), ("switch.b", 1.0)], "reverse": [("reverse.a", 1.0)]}
+    assert cells.unplanned({"switch": [{"id": "switch.a"}]}, done) == ["switch.b"]
+
+
 def test_the_table_counts_cells_and_names_what_failed() -> None:
     cell = Cell("switch", "switch.a", FaultKind("redeploy"), "resume")
     outcomes = [
