@@ -292,8 +292,14 @@ def down(settings: Settings, unit: str) -> None:
             kept = {key: value for key, value in spec.get("Labels", {}).items() if key != LEASE + unit}
             if kept != spec.get("Labels", {}):
                 client.update_node(node["ID"], node["Version"]["Index"], cast(Any, {**spec, "Labels": kept}))
+    # Whole names: the estate has services whose names begin like the unit's.
+    names = {"services": set[str](), "volumes": set[str]()}
+    for deployed in (Deployment(unit, way, {}, {}) for way in WAYS):
+        names["services"] |= {deployed.service(role) for role in deployed.roles}
+        names["volumes"] |= set(deployed.volumes())
+    patterns = {kind: f"^({'|'.join(sorted(each))})$" for kind, each in names.items()}
     for host in HOSTS:
-        hosts.ssh(settings, host, "sh -s", stdin=_REMOVE.format(unit=unit, label=LABEL, moves=MOVES, state=STATE))
+        hosts.ssh(settings, host, "sh -s", stdin=_REMOVE.format(unit=unit, moves=MOVES, state=STATE, **patterns))
     with estate.api(settings, MANAGER) as client:
         for secret in client.secrets():
             labels = {f"{key}={value}" for key, value in (secret["Spec"].get("Labels") or {}).items()}
@@ -320,24 +326,23 @@ check() {
 #: Containers are killed, not stopped: their data goes in the next line. A volume is found by its name in every way.
 _REMOVE = r"""
 set -u
-pattern='^({unit}[-_]|infrastructureservices-{unit})'
 systemctl list-units --all --plain --no-legend 'evenkeel-*' | awk '{{print $1}}' | xargs -r systemctl stop 2>/dev/null
 for round in 1 2 3 4 5 6 7 8 9 10; do
     found=$(docker ps -aq --filter label={moves}={unit}
         docker ps -a --format '{{{{.ID}}}} {{{{.Label "com.docker.swarm.service.name"}}}}' |
-            awk -v p="$pattern" '$2 ~ p {{print $1}}')
+            awk '$2 ~ /{services}/ {{print $1}}')
     [ -n "$found" ] || break
     echo $found | xargs docker rm -f >/dev/null 2>&1
     sleep 0.2
 done
 root=$(docker info --format '{{{{.DockerRootDir}}}}')
-for volume in $(docker volume ls -q | grep -E "$pattern"); do
+for volume in $(docker volume ls -q | grep -E '{volumes}'); do
     mkdir -p "$root/volumes/$volume/_data"
     docker volume rm -f "$volume" >/dev/null
 done
 for parked in "$root"/evenkeel/*; do
     [ -e "$parked" ] || continue
-    if basename "$parked" | grep -qE "$pattern"; then rm -rf "$parked"; fi
+    if basename "$parked" | grep -qE '{volumes}'; then rm -rf "$parked"; fi
 done
 rm -rf {state}/migration/{unit}
 exit 0

@@ -117,7 +117,9 @@ def _then(rig: Rig, cell: Cell, notes: dict[str, Any]) -> str:
     if cell.then == CANCEL:
         cancelled = rig.run("cancel")
         if cancelled.status == 0:
-            return MANAGER
+            # A reverse that is taken back leaves the unit switched.
+            back = cell.verb == "reverse" and cancelled.unit(rig.unit).get("phase") == "switched"
+            return TARGET if back else MANAGER
         notes["cancel_refused"] = cancelled.message[:300]
     if cell.then == REVERSE:
         reversed_ = rig.run("reverse")

@@ -185,7 +185,7 @@ def held(settings: Settings, deployed: Deployment, host: str) -> dict[str, set[s
         redis=deployed.service("redis"),
         user=deployed.environment("postgres")["POSTGRES_USER"],
         media=deployed.volume("media"),
-        sql=" UNION ALL ".join(f"SELECT 'postgres.{table} ' || id FROM {table}" for table in tables),  # noqa: S608
+        sql=" UNION ALL ".join(f"SELECT 'postgres.{table} ' || id FROM {table}" for table in tables),
         password=deployed.passwords["redis"],
     )
     found: dict[str, set[str]] = {}

@@ -58,7 +58,7 @@ class Postgres:
     def write(self, name: str) -> bool:
         """Write; returns whether it was accepted. Raises OSError when the session is over."""
         assert self.session.stdin and self.session.stdout
-        statement = f"INSERT INTO two_sides (id) VALUES ('{name}') RETURNING 'stored'"  # noqa: S608 # a name of ours
+        statement = f"INSERT INTO two_sides (id) VALUES ('{name}') RETURNING 'stored'"
         self.session.stdin.write(f"{statement};\n\\echo answered {name}\n")
         self.session.stdin.flush()
         stored = False

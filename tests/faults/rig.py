@@ -107,6 +107,7 @@ class Rig:
         units.down(self.settings, self.unit)
         units.up(self.settings, self.deployed, megabytes)
         services = " ".join(f"{self.deployed.service(role)}=0" for role in self.deployed.roles)
+        names = "|".join(self.deployed.service(role) for role in self.deployed.roles)
         label = f"label=com.docker.swarm.service.name={self.deployed.service('redis')}"
         script = f"""
             set -e
@@ -114,7 +115,7 @@ class Rig:
             docker exec -i $(docker ps -q --filter {label}) redis-cli >/dev/null
             docker service scale --detach {services} >/dev/null
             docker kill $(docker ps -q --filter {label}) >/dev/null
-            while docker ps --format '{{{{.Names}}}}' | grep -qE '^({self.unit}|infrastructureservices-{self.unit})'
+            while docker ps --format '{{{{.Names}}}}' | grep -qE '^({names})[.]'
             do sleep 0.1; done
             root=$(docker info --format '{{{{.DockerRootDir}}}}')
             rm -rf {SNAPSHOT}; mkdir -p {SNAPSHOT}
