@@ -326,7 +326,11 @@ check() {
 #: Containers are killed, not stopped: their data goes in the next line. A volume is found by its name in every way.
 _REMOVE = r"""
 set -u
-systemctl list-units --all --plain --no-legend 'evenkeel-*' | awk '{{print $1}}' | xargs -r systemctl stop 2>/dev/null
+units=$(systemctl list-units --all --plain --no-legend 'evenkeel-*-{unit}*' | awk '{{print $1}}')
+[ -z "$units" ] || systemctl stop $units 2>/dev/null
+cd /etc/systemd/system && rm -f evenkeel-*-{unit}* *.wants/evenkeel-*-{unit}*
+rm -rf /var/backups/evenkeel/{unit}
+systemctl daemon-reload
 for round in 1 2 3 4 5 6 7 8 9 10; do
     found=$(docker ps -aq --filter label={moves}={unit}
         docker ps -a --format '{{{{.ID}}}} {{{{.Label "com.docker.swarm.service.name"}}}}' |
