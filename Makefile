@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LAB := $(BIN)/python -m lab
-export LAB_NAME LAB_DEBIAN LAB_LOAD
+export LAB_NAME LAB_DEBIAN LAB_LOAD LAB_DISK
 # Nothing on the machine may turn a lab run to other hosts.
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 TEST_LAB ?= test
@@ -52,6 +52,10 @@ lab-down: setup ## Remove the lab and nothing else
 .PHONY: test
 test: setup ## All tests: lint, unit, the page in Chromium, real cgroups, the lab, molecule (make test-unit: only what needs no lab)
 	tests/run
+
+.PHONY: test-faults
+test-faults: setup ## Moves under faults, every cell of the matrix: many hours, goes on where it was broken off (FAULTS="--set core")
+	$(BIN)/python -m tests.faults $(FAULTS)
 
 .PHONY: test-vm
 test-vm: setup ## Real-cgroup tests and Docker in a virtual machine with cgroup v2 (LAB_DEBIAN=trixie or bookworm)

@@ -17,7 +17,7 @@ from typing import Any
 
 from ansible.release import __version__ as ansible_version
 
-from benchmarks import change, look, no_change, site, sizing, threads, truth
+from benchmarks import change, look, no_change, outage, site, sizing, threads, truth
 from benchmarks.bench import Bench
 from benchmarks.report import RESULTS, Report
 from lab.__main__ import down, status, up
@@ -48,6 +48,7 @@ BENCHMARKS = {
     "threads": Plan(threads.run, 10, 3, needs_lab=False),
     "sizing": Plan(sizing.run, 4, 1, needs_lab=False),
     "parallel": Plan(change.run_parallel, 3, 1, only_named=True),
+    "outage": Plan(outage.run, 5, 1, only_named=True),
     "truth": Plan(truth.run, 20, 3, only_named=True, needs_lab=False),
 }
 
@@ -92,7 +93,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "names", nargs="*", metavar="name", help=f"{', '.join(BENCHMARKS)} (default: {' '.join(default)})"
     )
-    parser.add_argument("--quick", action="store_true", help="fewer repetitions")
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions, smaller data")
     parser.add_argument("--record", action="store_true", help=f"put what was measured into {SUMMARY.name}, too")
     arguments = parser.parse_args()
     unknown = [name for name in arguments.names if name not in BENCHMARKS]
@@ -105,7 +106,7 @@ def _arguments() -> argparse.Namespace:
 def _measure(name: str, settings: Settings, *, quick: bool) -> Report:
     planned = BENCHMARKS[name]
     before = os.getloadavg()[0]
-    report = planned.run(Bench(settings, planned.quick if quick else planned.repetitions))
+    report = planned.run(Bench(settings, planned.quick if quick else planned.repetitions, quick))
     report.notes.append(f"The machine's load average was {before:.1f} before and {os.getloadavg()[0]:.1f} after.")
     say(f"\n{report.text()}")
     return report

@@ -38,10 +38,11 @@ class TaskRun:
 
 @dataclass(frozen=True)
 class Bench:
-    """A lab that is up, and how often to measure."""
+    """A lab that is up, how often to measure, and whether to do with less of everything."""
 
     settings: Settings
     repetitions: int
+    quick: bool = False
 
     def play(self, playbook: Path, variables: Mapping[str, Json] | None = None) -> list[TaskRun]:
         """Run a playbook on the lab and return its tasks on the manager, timed by the controller.

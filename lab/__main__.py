@@ -7,7 +7,7 @@ import shutil
 import sys
 from dataclasses import replace
 
-from lab import estate, hosts, images, swarm, vm
+from lab import estate, hosts, images, swarm, units, vm
 from lab.engine import OwnEngine, connect
 from lab.run import LabError, fail, say
 from lab.settings import HOSTS, Settings, from_environment
@@ -15,7 +15,8 @@ from lab.settings import HOSTS, Settings, from_environment
 ABOUT = """Two real Docker Swarm hosts, kvm4 and kvm2, on this machine.
 
 environment: LAB_NAME (demo) a name of its own for each lab; LAB_DEBIAN (trixie) the hosts' release, trixie or bookworm;
-LAB_LOAD (0.01) the share of the seeds' CPU demand that the estate makes, 1 for all 26 cores."""
+LAB_LOAD (0.01) the share of the seeds' CPU demand that the estate makes, 1 for all 26 cores; LAB_DISK (none) a bound on
+the store of kvm2's engine, such as 3g, which then lies in memory."""
 
 
 def up(settings: Settings, *, with_estate: bool) -> None:
@@ -63,6 +64,14 @@ def clean(settings: Settings) -> None:
     shutil.rmtree(settings.project / ".lab", ignore_errors=True)
 
 
+def units_action(settings: Settings, arguments: argparse.Namespace) -> None:
+    """Do something with the units on a lab that is up."""
+    engine = connect(settings, start=False)
+    if engine is None:
+        raise LabError(f"the lab {settings.name!r} is not up")
+    units.main(engine, settings, arguments.action, arguments.unit, way=arguments.way, megabytes=arguments.fill)
+
+
 def status(settings: Settings) -> int:
     """Say what there is. Returns 0 if the lab is up, 3 if not."""
     engine = connect(settings, start=False)
@@ -82,6 +91,11 @@ def main() -> int:
     verbs.add_parser("down", help="remove the lab and nothing else")
     verbs.add_parser("clean", help="remove all labs of this checkout, their images and the engine's store")
     verbs.add_parser("status", help="say whether it is up (exit 3 if not)")
+    verb_units = verbs.add_parser("units", help="units with real writers, for moving them, on a lab that is up")
+    verb_units.add_argument("action", choices=["up", "down", "redeploy", "inventory"])
+    verb_units.add_argument("--unit", default="saleor", choices=[*units.load(), "all"])
+    verb_units.add_argument("--way", default="api", choices=units.WAYS, help="how it is deployed (default: api)")
+    verb_units.add_argument("--fill", type=int, default=0, metavar="MB", help="data in its database")
     arguments = parser.parse_args()
     try:
         settings = from_environment()
@@ -91,6 +105,8 @@ def main() -> int:
             down(settings)
         elif arguments.verb == "clean":
             clean(settings)
+        elif arguments.verb == "units":
+            units_action(settings, arguments)
         else:
             return status(settings)
     except LabError as error:

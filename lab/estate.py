@@ -7,7 +7,7 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,7 +38,7 @@ def load() -> dict[str, Any]:
 def up(engine: Engine, settings: Settings) -> None:
     """Put the estate on the Swarm, or find it there; wait until what should run does."""
     estate = load()
-    references = _push(engine, settings)
+    references = push(engine, settings, images.workloads(engine))
     with api(settings, MANAGER) as client:
         present = {service["Spec"]["Name"]: service for service in client.services()}
         wanted = {
@@ -55,8 +55,8 @@ def up(engine: Engine, settings: Settings) -> None:
         with step(f"deploy {len(stale)} services of the estate (load {settings.load:g})"):
             _objects(client, estate)
             for name, body in stale.items():
-                _create_or_update(client, present.get(name), body)
-            _converge(client, wanted)
+                create_or_update(client, present.get(name), body)
+            converge(client, wanted)
 
 
 def spec(name: str, entry: dict[str, Any], network: str, references: dict[str, str], scale: float) -> dict[str, Any]:
@@ -137,9 +137,8 @@ def api(settings: Settings, host: str) -> Iterator[docker.APIClient]:
                 client.close()
 
 
-def _push(engine: Engine, settings: Settings) -> dict[str, str]:
-    """Push the workload images to the lab's registry and have both hosts pull them. Returns name -> image@digest."""
-    built = images.workloads(engine)
+def push(engine: Engine, settings: Settings, built: Mapping[str, str]) -> dict[str, str]:
+    """Push images (by name) to the lab's registry and have both hosts pull them. Returns name -> image@digest."""
     port = engine.docker("port", settings.container("registry"), "5000/tcp").splitlines()[0].rpartition(":")[2]
     references = {}
     for name, image in built.items():
@@ -194,7 +193,7 @@ def _objects(client: docker.APIClient, estate: dict[str, Any]) -> None:
                     create(name, content.encode())
 
 
-def _create_or_update(client: docker.APIClient, present: dict[str, Any] | None, body: dict[str, Any]) -> None:
+def create_or_update(client: docker.APIClient, present: dict[str, Any] | None, body: dict[str, Any]) -> None:
     """Post a whole spec, with the ids of its secrets and configs filled in."""
     container = body["TaskTemplate"]["ContainerSpec"]
     for kind, listed in (("Secrets", client.secrets), ("Configs", client.configs)):
@@ -215,7 +214,7 @@ def _create_or_update(client: docker.APIClient, present: dict[str, Any] | None, 
         raise LabError(f"the engine refused the service {body['Name']}: {answer.text.strip()}")
 
 
-def _converge(client: docker.APIClient, wanted: dict[str, dict[str, Any]]) -> None:
+def converge(client: docker.APIClient, wanted: dict[str, dict[str, Any]]) -> None:
     """Wait until every service runs as many tasks as it should."""
     deadline = time.monotonic() + CONVERGE_SECONDS
     while True:

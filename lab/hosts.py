@@ -17,6 +17,8 @@ from lab.settings import HOSTS, Settings
 
 #: Where labs look for a free /24.
 ADDRESS_POOL = ipaddress.ip_network("10.213.0.0/16")
+#: The host whose engine's store LAB_DISK bounds.
+SMALL = "kvm2"
 REGISTRY_OCTET = 5
 BOOT_SECONDS = 120
 TUNNEL_SECONDS = 15
@@ -92,9 +94,9 @@ def execute(
     return engine.docker("exec", *interactive, settings.container(host), *argv, stdin=stdin, timeout=timeout)
 
 
-def ssh(settings: Settings, host: str, command: str, timeout: float = 60) -> str:
+def ssh(settings: Settings, host: str, command: str, timeout: float = 60, stdin: str | None = None) -> str:
     """Run a shell command on a host over SSH, as any operator would."""
-    return run(["ssh", "-F", settings.ssh_config, f"{host}.{settings.name}", command], timeout=timeout)
+    return run(["ssh", "-F", settings.ssh_config, f"{host}.{settings.name}", command], timeout=timeout, stdin=stdin)
 
 
 @contextmanager
@@ -216,6 +218,9 @@ def _create(engine: Engine, settings: Settings, name: str, image: str, *, addres
         "--cpu-shares=512", "--cgroupns=private", "--env=SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1",
         "--tmpfs=/run", "--tmpfs=/tmp:exec", "--publish=127.0.0.1::22",
     ]  # fmt: skip
+    if settings.disk and name == SMALL:
+        # Only a file system of its own can be full without this machine's being full.
+        options.append(f"--mount=type=tmpfs,destination=/var/lib/docker,tmpfs-size={settings.disk}")
     privileges: Sequence[str] = ("--privileged",) if _may_be_privileged(engine, image) else ALMOST_PRIVILEGED
     engine.docker("run", "-d", *options, *privileges, image)
 

@@ -17,6 +17,8 @@ IMAGES = Path(__file__).resolve().parent / "images"
 #: Workload images run on one Debian release, whatever the hosts run: the estate must not change with the host.
 WORKLOAD_DEBIAN = "trixie"
 WORKLOADS = ("app", "postgres", "redis")
+#: What the units that move run (units.py).
+UNIT_WORKLOADS = ("unit-postgres", "unit-redis", "unit-app")
 #: A package manager that can't resolve names may eat memory without end (seen: 24 GB); a bound makes that an error.
 BUILD_MEMORY = "2g"
 
@@ -84,6 +86,12 @@ def workloads(engine: Engine) -> dict[str, str]:
     """Return workload name -> image."""
     folder = IMAGES / "workload"
     return {name: _build(engine, name, folder, WORKLOAD_DEBIAN, target=name) for name in WORKLOADS}
+
+
+def unit_workloads(engine: Engine) -> dict[str, str]:
+    """Return the images of the units that move, by name."""
+    folder = IMAGES / "unit"
+    return {name: _build(engine, name, folder, WORKLOAD_DEBIAN, target=name) for name in UNIT_WORKLOADS}
 
 
 def remove(engine: Engine) -> None:

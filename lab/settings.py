@@ -20,11 +20,15 @@ HOSTS = {"kvm4": (4, 4), "kvm2": (2, 2)}
 
 @dataclass(frozen=True)
 class Settings:
-    """One lab. load scales the estate's CPU demand: 1 is the seeds' real 26 cores."""
+    """One lab. load scales the estate's CPU demand: 1 is the seeds' real 26 cores.
+
+    disk: bytes, with suffix, of kvm2's engine's store, which is then in memory; "" leaves it on this machine's disk.
+    """
 
     name: str
     debian: str
     load: float
+    disk: str = ""
     project: Path = PROJECT
 
     @property
@@ -53,7 +57,7 @@ class Settings:
 
 
 def from_environment(environ: Mapping[str, str] = os.environ) -> Settings:
-    """Read LAB_NAME, LAB_DEBIAN, LAB_LOAD. Raises LabError naming the variable and what would be right."""
+    """Read LAB_NAME, LAB_DEBIAN, LAB_LOAD, LAB_DISK. Raises LabError naming the variable and what would be right."""
     name = environ.get("LAB_NAME") or "demo"
     if not re.fullmatch(r"[a-z][a-z0-9]{0,19}", name):
         raise LabError(f"LAB_NAME is {name!r}; it must be 1-20 lower-case letters and digits, a letter first")
@@ -67,4 +71,9 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> Settings:
         load = -1.0
     if not 0 <= load <= 4:
         raise LabError(f"LAB_LOAD is {text!r}; it must be a number from 0 (idle) over 1 (the seeds' 26 cores) to 4")
-    return Settings(name=name, debian=debian, load=load)
+    disk = environ.get("LAB_DISK") or ""
+    if disk and not re.fullmatch(r"[1-9][0-9]{0,4}[mg]", disk):
+        raise LabError(
+            f"LAB_DISK is {disk!r}; it must be a size such as 3g or 2500m, or empty for a disk without bound"
+        )
+    return Settings(name=name, debian=debian, load=load, disk=disk)

@@ -1,0 +1,120 @@
+"""Run the fault matrix on a lab, or go on where it was broken off; prints the matrix. See lab/README.md.
+
+Results are kept in .lab/<name>/faults, by what the code of moves was: after a change of it all cells count as not run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lab import units
+from lab.__main__ import up
+from lab.engine import Engine, connect
+from lab.run import LabError, fail, say
+from lab.settings import PROJECT, Settings, from_environment
+from tests.faults.cell_run import run_cell
+from tests.faults.cells import BEFORE, Cell, Outcome, core, fast, matrix, steps_of, table, unplanned
+from tests.faults.rig import Rig
+
+#: What a cell's result depends on.
+CODE = ("plugins", "roles", "playbooks")
+
+
+def rig_on(engine: Engine, settings: Settings, way: str) -> Rig:
+    """Return the Saleor-like unit on the lab, with its snapshot made."""
+    rig = Rig(settings, engine, units.deployment(engine, settings, "saleor", way), settings.directory / "faults")
+    rig.snapshot()
+    return rig
+
+
+def planned(rig: Rig) -> list[Cell]:
+    """Return all cells; their steps are those that a move there and back does. Raises LabError if that fails."""
+    kept = rig.directory / f"steps-{rig.deployed.way}-{fingerprint()}.json"
+    if not kept.exists():
+        rig.restore()
+        plan = rig.succeed("plan").unit(rig.unit)["plan"]["steps"]
+        for verb in (*BEFORE["reverse"], "reverse"):
+            rig.succeed(verb)
+        done = steps_of(rig.journal())
+        missing = unplanned(plan, done)
+        if missing:
+            raise LabError(f"the plan does not say these steps, which were done: {', '.join(missing)}")
+        kept.write_text(json.dumps(done))
+    return matrix({verb: [(step, seconds) for step, seconds in found] for verb, found in _load(kept).items()})
+
+
+def fingerprint() -> str:
+    """Return what changes when the code of moves does."""
+    files = [file for folder in CODE for file in (PROJECT / folder).rglob("*") if file.suffix in (".py", ".yml", ".j2")]
+    content = hashlib.sha256()
+    for file in sorted(files):
+        content.update(file.name.encode() + file.read_bytes())
+    return content.hexdigest()[:12]
+
+
+def main() -> int:
+    """Run the cells; returns 0 if all that was asked for passed."""
+    arguments = _arguments()
+    try:
+        settings = from_environment(
+            {"LAB_DISK": "4g", **os.environ, "LAB_NAME": os.environ.get("LAB_NAME") or "faults"}
+        )
+        up(settings, with_estate=False)
+        engine = connect(settings, start=False)
+        if engine is None:
+            raise LabError("the lab's engine is gone")
+        rig = rig_on(engine, settings, arguments.way)
+        choose: dict[str, Callable[[Sequence[Cell]], list[Cell]]] = {"all": list, "core": core, "fast": fast}
+        cells = choose[arguments.set](planned(rig))
+        chosen = [cell for cell in cells if fnmatch.fnmatch(cell.id, arguments.match)]
+        outcomes = run_all(rig, chosen, again=arguments.again)
+    except LabError as error:
+        return fail(str(error))
+    say("\n" + table(outcomes, len(chosen)))
+    return 0 if all(outcome.passed for outcome in outcomes) else 1
+
+
+def run_all(rig: Rig, cells: Sequence[Cell], *, again: bool) -> list[Outcome]:
+    """Run the cells that have no result yet (with `again` also those that failed); returns the results of all."""
+    kept = rig.directory / f"results-{rig.deployed.way}-{fingerprint()}.jsonl"
+    done = {each["cell"]: Outcome(**each) for line in _lines(kept) if (each := json.loads(line))}
+    for number, cell in enumerate(cells, 1):
+        before = done.get(cell.id)
+        if before is not None and (before.passed or not again):
+            continue
+        outcome = run_cell(rig, cell)
+        done[cell.id] = outcome
+        with kept.open("a") as file:
+            file.write(json.dumps(outcome.as_dict()) + "\n")
+        word = "passed" if outcome.passed else f"FAILED: {'; '.join(outcome.problems)}"
+        say(f"{number}/{len(cells)} {cell.id}: {word} ({outcome.seconds:.0f} s)")
+    return [done[cell.id] for cell in cells]
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--set", choices=["all", "core", "fast"], default="all", help="which cells (default: all)")
+    parser.add_argument("--way", choices=units.WAYS, default="dokploy", help="how the unit is deployed (dokploy)")
+    parser.add_argument("--match", default="*", help="only cells whose name matches this glob")
+    parser.add_argument("--again", action="store_true", help="run cells again that failed")
+    return parser.parse_args()
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def _load(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

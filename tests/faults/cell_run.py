@@ -1,0 +1,214 @@
+"""Runs one cell: a move up to a verb, the fault in it, what the operator does then, and the oracle over all of it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from lab import units
+from lab.run import LabError
+from lab.swarm import MANAGER
+from tests.faults import ledger, tools, two_sides
+from tests.faults.cells import BEFORE, CANCEL, RESUME, REVERSE, WHOLE, Cell, Outcome
+from tests.faults.rig import DURABLE, Play, Rig, heal
+
+TARGET = "kvm2"
+#: Long enough for writes on both sides of what happens, short against a cell.
+BREATH = 0.5
+QUEUE_SECONDS = 30
+
+
+def run_cell(rig: Rig, cell: Cell) -> Outcome:
+    """Run a cell from the snapshot on; whatever goes wrong is a problem of the outcome, not an exception."""
+    env = {**(DURABLE if cell.fault.durable else {}), **_GRACE.get(cell.fault.name, {})}
+    mine = replace(rig.with_env(env), directory=rig.directory / cell.id.replace("/", "-"))
+    began = time.monotonic()
+    problems: list[str] = []
+    notes: dict[str, Any] = {}
+    hit = False
+    try:
+        mine.restore()
+        with two_sides.probing(mine.settings, mine.deployed), ledger.writing(mine.settings, mine.deployed):
+            for verb in BEFORE[cell.verb]:
+                mine.succeed(verb)
+            hit = _broken(mine, cell)
+            heal(mine.settings)
+            mine.until_idle()
+            place = _then(mine, cell, notes)
+            problems += _again(mine, place, notes)
+            time.sleep(BREATH)
+        problems += judge(mine, place, notes)
+    except LabError as error:
+        problems.append(str(error))
+    return Outcome(cell.id, not problems, hit, round(time.monotonic() - began, 1), problems, notes)
+
+
+#: Programs that don't end on TERM, so that the stop's grace is exceeded.
+_GRACE: Mapping[str, Mapping[str, Mapping[str, str]]] = {
+    "grace-exceeded": {"api": {"IGNORE_TERM": "1"}, "worker": {"IGNORE_TERM": "1"}}
+}
+
+
+def judge(rig: Rig, place: str, notes: dict[str, Any]) -> list[str]:
+    """Return what the oracle finds wrong when the unit should be whole at a place. The writers have stopped."""
+    problems = rig.wrong_end(place)
+    if problems:
+        return problems
+    accepted = two_sides.accepted(rig.settings)
+    writes = ledger.writes(rig.settings)
+    deadline = time.monotonic() + QUEUE_SECONDS
+    while ledger.unfinished(rig.settings, rig.deployed, place) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    held = ledger.held(rig.settings, rig.deployed, place)
+    verdict = ledger.compare([*writes, *two_sides.as_writes(accepted)], held)
+    notes |= {
+        "acknowledged": verdict.acknowledged,
+        "unknown": verdict.unknown,
+        "outages": {path: round(gap.seconds, 2) for path, gap in verdict.outages.items()},
+    }
+    problems += [f"{len(ids)} acknowledged writes are not in {at}: {ids[:3]}" for at, ids in verdict.lost.items()]
+    problems += [f"{len(ids)} jobs left nothing in {at}: {ids[:3]}" for at, ids in ledger.owed(writes, held).items()]
+    return problems + two_sides.violations(accepted, MANAGER, rig.promotions())
+
+
+def _broken(rig: Rig, cell: Cell) -> bool:
+    """Run the cell's verb with its fault; returns whether the fault came about."""
+    if cell.fault.name == "two-operators":
+        return _two_operators(rig, cell.verb)
+    if cell.step == WHOLE:
+        with _WHOLE[cell.fault.name](rig):
+            rig.run(cell.verb)
+        return True
+    held = contextlib.ExitStack()
+    plays: list[Play] = []
+
+    def act(_entry: Mapping[str, Any]) -> None:
+        _AT_STEP.get(cell.fault.name, _nothing)(rig, held, plays[0])
+
+    command = tools.KILL_ENGINE if cell.fault.name.startswith("kill-engine") else "true"
+    with (
+        held,
+        tools.AtStep(
+            rig.settings, rig.unit, cell.step, cell.fault.event, command=command,
+            delay=cell.fault.part * cell.seconds, callback=act,
+        ) as watch,
+    ):  # fmt: skip
+        plays.append(rig.begin(cell.verb))
+        plays[0].wait()
+    return watch.seen is not None
+
+
+def _two_operators(rig: Rig, verb: str) -> bool:
+    """Let two operators want the same at once; returns whether one was refused. Raises LabError if both fail."""
+    other = replace(rig, directory=rig.directory / "other", plays=[])
+    plays = [rig.begin(verb), other.begin(verb)]
+    ended = [play.wait() for play in plays]
+    if all(play.status for play in ended):
+        raise LabError(f"both operators failed: {ended[0].message[:200]} / {ended[1].message[:200]}")
+    # The second may have come when the first had ended: then it found everything done.
+    return any("another move is under way" in play.message for play in ended if play.status)
+
+
+def _then(rig: Rig, cell: Cell, notes: dict[str, Any]) -> str:
+    """Do what the operator does after the fault; returns where the unit must be then."""
+    if cell.then == CANCEL:
+        cancelled = rig.run("cancel")
+        if cancelled.status == 0:
+            # A reverse that is taken back leaves the unit switched.
+            back = cell.verb == "reverse" and cancelled.unit(rig.unit).get("phase") == "switched"
+            return TARGET if back else MANAGER
+        notes["cancel_refused"] = cancelled.message[:300]
+    if cell.then == REVERSE:
+        reversed_ = rig.run("reverse")
+        if reversed_.status == 0:
+            return MANAGER
+        notes["reverse_refused"] = reversed_.message[:300]
+    if cell.verb == "reverse":
+        rig.succeed("reverse")
+        return MANAGER
+    verbs = [*BEFORE["reverse"]]
+    for verb in verbs[verbs.index(cell.verb) :]:
+        rig.succeed(verb)
+    if cell.then in (RESUME, CANCEL):
+        return TARGET
+    rig.succeed("reverse")
+    return MANAGER
+
+
+def _again(rig: Rig, place: str, notes: dict[str, Any]) -> list[str]:
+    """Run the last verb a second time, and look at the plan: nothing may change."""
+    last = rig.plays[-1].verb
+    second = rig.run(last)
+    plan = rig.run("plan")
+    phase = plan.unit(rig.unit).get("phase")
+    notes["phase"] = phase
+    problems = []
+    if second.status:
+        problems.append(f"a second verb={last} failed: {second.message[:300]}")
+    if second.changed or plan.changed:
+        problems.append(f"a second verb={last} changed {second.changed} tasks, verb=plan {plan.changed}")
+    expected = {TARGET: {"switched"}, MANAGER: {"copied", "cancelled", "new"}}[place]
+    if plan.status or phase not in expected:
+        problems.append(f"the plan says {phase!r}, not {' or '.join(sorted(expected))}: {plan.message[:200]}")
+    return problems
+
+
+# --- what a fault does ---
+
+
+def _nothing(_rig: Rig, _held: contextlib.ExitStack, _play: Play) -> None:
+    """Do nothing here: the watcher on the manager has done it."""
+
+
+def _held(make: Callable[[Rig], Any]) -> Callable[[Rig, contextlib.ExitStack, Play], None]:
+    return lambda rig, held, _play: held.enter_context(make(rig))
+
+
+def _redeploy(rig: Rig, _held: contextlib.ExitStack, _play: Play) -> None:
+    units.deploy(rig.settings, rig.deployed)
+
+
+_AT_STEP: Mapping[str, Callable[[Rig, contextlib.ExitStack, Play], None]] = {
+    "kill-controller": lambda _rig, _held, play: play.kill(),
+    "kill-dockerd-kvm4": lambda rig, _held, _play: tools.kill_dockerd(rig.settings, "kvm4"),
+    "kill-dockerd-kvm2": lambda rig, _held, _play: tools.kill_dockerd(rig.settings, "kvm2"),
+    "reboot-kvm4": lambda rig, _held, _play: tools.reboot(rig.engine, rig.settings, "kvm4"),
+    "reboot-kvm2": lambda rig, _held, _play: tools.reboot(rig.engine, rig.settings, "kvm2"),
+    "link-cut": _held(lambda rig: tools.link_cut(rig.settings)),
+    "link-cut-in": _held(lambda rig: tools.link_cut(rig.settings, ways="in")),
+    "link-cut-out": _held(lambda rig: tools.link_cut(rig.settings, ways="out")),
+    "disk-full": _held(lambda rig: tools.disk_full(rig.settings)),
+    "disk-full-promoted": _held(lambda rig: tools.disk_full(rig.settings)),
+    "redeploy": _redeploy,
+}
+
+
+@contextlib.contextmanager
+def _grace_exceeded(_rig: Rig) -> Iterator[None]:
+    """Do nothing: the unit was deployed with programs that don't end on TERM."""
+    yield
+
+
+@contextlib.contextmanager
+def _wrong_password(rig: Rig) -> Iterator[None]:
+    """Change the passwords of the unit's own user and of every role that only replicates."""
+    user = rig.deployed.environment("postgres")["POSTGRES_USER"]
+    query = "SELECT rolname FROM pg_roles WHERE rolreplication AND NOT rolsuper"
+    found = units.psql(rig.settings, rig.deployed, query, user=user).split()
+    with contextlib.ExitStack() as held:
+        for role in [user, *found]:
+            held.enter_context(tools.wrong_password(rig.settings, rig.deployed, role))
+        yield
+
+
+_WHOLE: Mapping[str, Callable[[Rig], Any]] = {
+    "link-lossy": lambda rig: tools.link_lossy(rig.settings),
+    "link-slow": lambda rig: tools.link_slow(rig.settings),
+    "populated": lambda rig: tools.populated(rig.settings, rig.deployed.volume("postgres-data")),
+    "image-withheld": lambda rig: tools.image_withheld(rig.settings, rig.deployed.references["unit-app"]),
+    "wrong-password": _wrong_password,
+    "grace-exceeded": _grace_exceeded,
+}

@@ -1,0 +1,169 @@
+"""The matrix: a cell is a step of a verb, a fault at it, and what the operator does then. Pure."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+RESUME, REVERSE, CANCEL = THENS = ("resume", "reverse", "cancel")
+#: Verbs whose steps are broken, with what must have run before.
+BEFORE: Mapping[str, tuple[str, ...]] = {
+    "prepare": (),
+    "precopy": ("prepare",),
+    "switch": ("prepare", "precopy"),
+    "reverse": ("prepare", "precopy", "switch"),
+}
+#: Of steps that have the whole run of a verb in common.
+WHOLE = "*"
+
+
+@dataclass(frozen=True)
+class FaultKind:
+    """A kind of fault. `at`: at each step, or over each verb as a whole. `verbs`, `steps` (a glob): only there.
+
+    `event`: which entry of the journal it waits for. `part`: how much of the step's usual time it then lets pass.
+    `durable`: it kills databases themselves, so Redis needs a log of its own.
+    """
+
+    name: str
+    at: str = "step"
+    verbs: tuple[str, ...] = tuple(BEFORE)
+    steps: str = "*"
+    event: str = "intent"
+    part: float = 0.0
+    durable: bool = False
+
+
+FAULTS = (
+    FaultKind("kill-engine-before"),
+    FaultKind("kill-engine-during", part=0.5),
+    FaultKind("kill-engine-after", event="did"),
+    FaultKind("kill-controller"),
+    FaultKind("kill-dockerd-kvm4", durable=True),
+    FaultKind("kill-dockerd-kvm2", durable=True),
+    FaultKind("reboot-kvm2", durable=True),
+    FaultKind("reboot-kvm4", durable=True),
+    FaultKind("link-cut"),
+    FaultKind("link-cut-in"),
+    FaultKind("link-cut-out"),
+    FaultKind("redeploy"),
+    FaultKind("disk-full", verbs=("prepare", "precopy")),
+    FaultKind("disk-full-promoted", verbs=("switch",), steps="*promot*"),
+    FaultKind("link-lossy", at="verb"),
+    FaultKind("link-slow", at="verb"),
+    FaultKind("two-operators", at="verb"),
+    FaultKind("populated", at="verb", verbs=("prepare",)),
+    FaultKind("image-withheld", at="verb", verbs=("prepare", "precopy", "switch")),
+    FaultKind("wrong-password", at="verb", verbs=("prepare", "precopy", "switch")),
+    FaultKind("grace-exceeded", at="verb", verbs=("switch", "reverse")),
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell. `seconds`: what the step takes when nothing is wrong."""
+
+    verb: str
+    step: str
+    fault: FaultKind
+    then: str
+    seconds: float = 0.0
+
+    @property
+    def id(self) -> str:
+        """Return the cell's name, the same in every run."""
+        return f"{self.step if self.step != WHOLE else self.verb}/{self.fault.name}/{self.then}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a cell. `problems`: none if it passed. `hit`: whether the fault came about."""
+
+    cell: str
+    passed: bool
+    hit: bool
+    seconds: float
+    problems: Sequence[str]
+    notes: Mapping[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the shape that is kept."""
+        return asdict(self)
+
+
+def steps_of(entries: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[str, float]]]:
+    """Return verb -> (step, seconds) as they were done, from the journal of a move without faults."""
+    found: dict[str, list[tuple[str, float]]] = {}
+    for entry in entries:
+        if entry["event"] == "did" and entry.get("verb") in BEFORE:
+            found.setdefault(entry["verb"], []).append((entry["step"], float(entry.get("seconds", 0))))
+    return found
+
+
+def unplanned(
+    plan: Mapping[str, Sequence[Mapping[str, Any]]], done: Mapping[str, Sequence[tuple[str, float]]]
+) -> list[str]:
+    """Return the steps that were done and that the plan (verb -> steps with an `id`) of before had not said."""
+    said = {step["id"] for steps in plan.values() for step in steps}
+    return [step for verb in BEFORE if verb in plan for step, _ in done.get(verb, ()) if step not in said]
+
+
+def matrix(steps: Mapping[str, Sequence[tuple[str, float]]]) -> list[Cell]:
+    """Return every cell: each fault at each step (or over each verb) with each way to go on."""
+    cells = []
+    for verb in BEFORE:
+        for fault in (each for each in FAULTS if verb in each.verbs):
+            places = [(WHOLE, 0.0)] if fault.at == "verb" else steps.get(verb, [])
+            for step, seconds in places:
+                if fault.at == "verb" or fnmatch.fnmatch(step, fault.steps):
+                    cells += [Cell(verb, step, fault, then, seconds) for then in THENS]
+    return cells
+
+
+def core(cells: Sequence[Cell]) -> list[Cell]:
+    """Return each fault at each step once: which way to go on is spread evenly, always the same for a cell."""
+    return [
+        cell
+        for cell in cells
+        if cell.then == THENS[hashlib.sha256(f"{cell.step}{cell.verb}{cell.fault.name}".encode()).digest()[0] % 3]
+    ]
+
+
+def fast(cells: Sequence[Cell]) -> list[Cell]:
+    """Return a few cells where most can go wrong: kills, a cut link and a redeploy around the promotion."""
+    wanted = (
+        ("kill-engine-during", RESUME), ("kill-engine-after", REVERSE), ("kill-engine-before", CANCEL),
+        ("link-cut", RESUME), ("redeploy", RESUME), ("kill-dockerd-kvm2", REVERSE),
+    )  # fmt: skip
+    chosen = []
+    for number, (name, then) in enumerate(wanted):
+        mine = [cell for cell in cells if cell.verb == "switch" and (cell.fault.name, cell.then) == (name, then)]
+        # Spread over the switch: the first of them early, the last late.
+        if mine:
+            chosen.append(mine[number * (len(mine) - 1) // (len(wanted) - 1)])
+    return chosen
+
+
+def table(outcomes: Sequence[Outcome], planned: int) -> str:
+    """Return the matrix for people: passed of run cells by fault and what came then, totals, and what failed."""
+    rows: dict[str, dict[str, list[int]]] = {}
+    for outcome in outcomes:
+        _, fault, then = outcome.cell.rsplit("/", 2)
+        rows.setdefault(fault, {each: [0, 0] for each in THENS})[then][0] += outcome.passed
+        rows[fault][then][1] += 1
+    width = max([len("fault"), *map(len, rows)])
+    lines = [f"{'fault':{width}}  " + "  ".join(f"{then:>9}" for then in THENS)]
+    for fault, by_then in sorted(rows.items()):
+        shown = [f"{passed}/{run}" if run else "–" for passed, run in by_then.values()]
+        lines.append(f"{fault:{width}}  " + "  ".join(f"{each:>9}" for each in shown))
+    passed = sum(outcome.passed for outcome in outcomes)
+    seconds = sum(outcome.seconds for outcome in outcomes)
+    missed = sum(not outcome.hit for outcome in outcomes)
+    lines.append(f"{planned} cells, {len(outcomes)} run, {passed} passed, {seconds:.0f} seconds")
+    if missed:
+        lines.append(f"In {missed} cells the fault never came about: their step had nothing to do.")
+    lines += [f"FAILED {each.cell}: {'; '.join(each.problems)}" for each in outcomes if not each.passed]
+    return "\n".join(lines)
