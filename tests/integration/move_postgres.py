@@ -127,7 +127,8 @@ class Estate:
 
         self.cluster.edit_service(self.service, to_nothing)
         for place, container in ids:
-            place.host.run(["timeout", str(int(grace)), "docker", "wait", container], timeout=grace + 10, check=False)
+            # Swarm itself waits three seconds before it stops a task that it no longer wants.
+            place.host.run(["docker", "stop", "--time", str(int(grace)), container], timeout=grace + 10, check=False)
 
     def start(self, node: str) -> None:
         def there(spec: Spec) -> None:
