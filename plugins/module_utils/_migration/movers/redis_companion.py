@@ -76,7 +76,7 @@ class Companion:
         require_room(self.place, needed, volume.path(self.place), f"the copy of {servers.part.service}")
         digest, content = self._configuration(explored)
         secret = self._secret_name(digest)
-        stop_companion(self.cluster, self.name)
+        stop_companion(self.cluster, self.name, self.place.host)
         self._remove_secrets(but=secret)
         secret_id = self.cluster.secret(secret) or self.cluster.create_secret(secret, content, servers.move.unit.name)
         self._own_directory(explored)
@@ -127,7 +127,7 @@ class Companion:
 
     def forget(self) -> None:
         """End it and remove its configuration."""
-        stop_companion(self.cluster, self.name)
+        stop_companion(self.cluster, self.name, self.place.host)
         self._remove_secrets()
 
     def secrets(self) -> list[str]:
