@@ -152,7 +152,8 @@ def _unit(result: Row) -> dict[str, Any]:
     refusing = [trap["code"] for trap in plan.get("traps", ()) if trap["refuses"]]
     return {
         **{key: result[key] for key in ("phase", "runs_on", "target", "next", "changed")},
-        "plan": plan.get("hash"),
+        # Never digits only: a controller would hand that on as a number.
+        "plan": plan.get("hash") and f"sha256:{plan['hash']}",
         "refusals": refusing or list(error.get("details", {}).get("traps", ())),
         "error": error.get("code"),
     }

@@ -143,6 +143,7 @@ MOVE = {"verb": "switch", "unit": "shop"}
     [
         {},
         {"verb": "status"},
+        {"verb": "status", "migration_unit": None},  # as an empty answer of a survey comes
         {"unit": "shop"},
         MOVE | {"migration_deadline": "60", "migration_max_lag": "0", "migration_verify": "full"},
         {"verb": "complete", "unit": "shop", "migration_confirm": "true", "migration_min_age": "0"},
@@ -160,6 +161,7 @@ def test_a_move_is_begun_with_good_answers(inventory: Path, answers: dict[str, s
         ({"verb": "dance", "unit": "shop"}, "value of migration_verb must be one of"),
         ({"verb": "switch"}, "verb=switch needs a unit: give one of shop (-e unit=..., which is migration_unit)"),
         ({"verb": "verify", "unit": ""}, "verb=verify needs a unit"),
+        ({"verb": "verify", "migration_unit": None}, "verb=verify needs a unit"),
         (MOVE | {"unit": "shopp"}, "There is no unit shopp: give one of shop"),
         (MOVE | {"migration_deadline": "9"}, "migration_deadline must be a number from 10, up to 86400; it is 9."),
         (MOVE | {"migration_deadline": "nan"}, "migration_deadline must be a number"),

@@ -174,7 +174,7 @@ def test_a_planned_move_has_its_hash_and_what_stands_in_the_way() -> None:
     assert found == {
         "verb": "plan",
         "units": {
-            "shop": {**where, "plan": "4f", "refusals": ["bind_mount"]},
+            "shop": {**where, "plan": "sha256:4f", "refusals": ["bind_mount"]},
             "mail": {**where, "plan": None, "refusals": []},
         },
     }
