@@ -20,7 +20,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers i
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Place
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.redis_servers import Info, Servers
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.volumes import move_id, require_room
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Step, Tell
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Step, Tell, wait_until
 
 #: A copy that comes no nearer for so long is stuck, in seconds.
 STUCK = 60
@@ -76,7 +76,7 @@ class Companion:
         require_room(self.place, needed, volume.path(self.place), f"the copy of {servers.part.service}")
         digest, content = self._configuration(explored)
         secret = self._secret_name(digest)
-        stop_companion(self.cluster, self.name)
+        self._end()
         self._remove_secrets(but=secret)
         secret_id = self.cluster.secret(secret) or self.cluster.create_secret(secret, content, servers.move.unit.name)
         self._own_directory(explored)
@@ -95,8 +95,8 @@ class Companion:
         start_companion(self.cluster, spec, 120)
 
     def following(self) -> bool:
-        """Whether it has all data and gets every write."""
-        info = self.servers.info(self.place, self.servers.companion_container(self.place))
+        """Whether it has all data and gets every write; not yet where it does not listen yet."""
+        info = self._info_or_nothing()
         return info.get("master_link_status") == "up" and info.get("loading") == "0"
 
     def wait_for_link(self, tell: Tell) -> None:
@@ -127,8 +127,13 @@ class Companion:
 
     def forget(self) -> None:
         """End it and remove its configuration."""
-        stop_companion(self.cluster, self.name)
+        self._end()
         self._remove_secrets()
+
+    def _end(self) -> None:
+        """End it, and wait until no container has the copy: a killed run may have removed the service and no more."""
+        stop_companion(self.cluster, self.name)
+        wait_until(self.gone, 60, f"the container of {self.name} to end")
 
     def secrets(self) -> list[str]:
         """Return the names of its configurations."""
