@@ -20,7 +20,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers i
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Place
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.redis_servers import Info, Servers
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.volumes import move_id, require_room
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Step, Tell, wait_until
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Step, Tell
 
 #: A copy that comes no nearer for so long is stuck, in seconds.
 STUCK = 60
@@ -76,7 +76,11 @@ class Companion:
         require_room(self.place, needed, volume.path(self.place), f"the copy of {servers.part.service}")
         digest, content = self._configuration(explored)
         secret = self._secret_name(digest)
-        self._end()
+<<<<<<< HEAD
+        stop_companion(self.cluster, self.name, self.place.host)
+=======
+        stop_companion(self.cluster, self.name, self.place.host)
+>>>>>>> main
         self._remove_secrets(but=secret)
         secret_id = self.cluster.secret(secret) or self.cluster.create_secret(secret, content, servers.move.unit.name)
         self._own_directory(explored)
@@ -127,13 +131,8 @@ class Companion:
 
     def forget(self) -> None:
         """End it and remove its configuration."""
-        self._end()
+        stop_companion(self.cluster, self.name, self.place.host)
         self._remove_secrets()
-
-    def _end(self) -> None:
-        """End it, and wait until no container has the copy: a killed run may have removed the service and no more."""
-        stop_companion(self.cluster, self.name)
-        wait_until(self.gone, 60, f"the container of {self.name} to end")
 
     def secrets(self) -> list[str]:
         """Return the names of its configurations."""
