@@ -76,11 +76,7 @@ class Companion:
         require_room(self.place, needed, volume.path(self.place), f"the copy of {servers.part.service}")
         digest, content = self._configuration(explored)
         secret = self._secret_name(digest)
-<<<<<<< HEAD
         stop_companion(self.cluster, self.name, self.place.host)
-=======
-        stop_companion(self.cluster, self.name, self.place.host)
->>>>>>> main
         self._remove_secrets(but=secret)
         secret_id = self.cluster.secret(secret) or self.cluster.create_secret(secret, content, servers.move.unit.name)
         self._own_directory(explored)
