@@ -156,6 +156,11 @@ def test_every_step_meets_every_fault_and_every_way_on() -> None:
     assert {cell.fault.name for cell in found} == {fault.name for fault in FAULTS}
 
 
+def test_a_step_that_has_one_name_in_two_verbs_makes_two_cells() -> None:
+    found = [Cell(verb, "switch.a", FaultKind("redeploy"), "resume").id for verb in ("switch", "reverse")]
+    assert found == ["switch.a/redeploy/resume", "reverse:switch.a/redeploy/resume"]
+
+
 def test_a_fault_stays_with_its_verbs_and_steps() -> None:
     found = cells.matrix(STEPS)
     assert {cell.verb for cell in found if cell.fault.name == "populated"} == {"prepare"}
