@@ -43,6 +43,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.p
     quoted,
 )
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_switch import Switch
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.volumes import remove_volume
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import copies, pg_data
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Stage, Step, Tell
 
@@ -267,8 +268,9 @@ class PostgresMover(Mover):
             if context.paths(source)["state"] != copies.PARKED:
                 message = f"the volume {volume} on {source.name} has live data, and the move parked it"
                 raise MoveError("source_live", f"{message}: look what brought it back before you remove it")
+            # The copy goes last: while it is there, a run after a kill does all of this again.
+            remove_volume(source.host, volume)
             source.host.call(pg_data, "discard", base=context.path(source, copies.PARKED), timeout=600)
-            source.host.run(["docker", "volume", "rm", "-f", volume], check=False)
 
         return context.step("complete", "remove_old", "remove the old copy", source.name, gone, remove, deadline=600)
 
