@@ -170,11 +170,11 @@ def test_core_has_each_fault_at_each_step_once_and_all_ways_on() -> None:
     assert {cell.then for cell in cells.core(found)} == set(THENS)
 
 
-def test_fast_breaks_a_switch_in_six_ways() -> None:
-    found = cells.fast(cells.matrix(STEPS))
-    assert len({cell.fault.name for cell in found}) == 6
-    assert {cell.verb for cell in found} == {"switch"}
-    assert {cell.then for cell in found} == set(THENS)
+def test_fast_needs_no_move_before_and_begins_each_cell_where_the_last_one_ended() -> None:
+    found = cells.fast()
+    assert len({cell.fault.name for cell in found}) == len(found)
+    after = {("switch", "resume"): "reverse", ("reverse", "resume"): "switch", ("reverse", "cancel"): "reverse"}
+    assert [cell.verb for cell in found[1:]] == [after[cell.verb, cell.then] for cell in found[:-1]]
 
 
 def test_steps_come_from_what_a_move_did() -> None:

@@ -92,6 +92,12 @@ def test_a_watcher_is_not_armed_while_another_acts(tmp_path: Path) -> None:
     assert armed.is_set()
 
 
+def test_no_data_passes_for_what_every_entry_says(tmp_path: Path) -> None:
+    """An entry's time is read as such, whatever its event."""
+    with pytest.raises(ValueError, match="redis_token: at"):
+        Journal("shop", "switch", tmp_path).write("redis_token", at=12.5)
+
+
 def instructions(tmp_path: Path, until: float, **more: Any) -> Path:
     path = tmp_path / "shop" / "give_back.json"
     path.parent.mkdir(parents=True, exist_ok=True)

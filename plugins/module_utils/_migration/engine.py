@@ -111,7 +111,11 @@ class Engine:
     def after(self, error: MoveError) -> dict[str, Any]:
         """Return the unit's result after an error, as far as it can still be told."""
         try:
-            result = self._result(self.phase())
+            phase = self.phase()
+            result = self._result(phase)
+            if self.verb not in phases.LOOKING and not phases.refusal(self.verb, phase, self.unit):
+                # It may be in its last steps that it failed, with the phase behind it.
+                result["next"] = self.verb
         except MoveError:
             unknown = Phase("unknown", self.unit.home, self.unit.target)
             result = {**self._result(unknown), "runs_on": None, "next": phases.STATUS}

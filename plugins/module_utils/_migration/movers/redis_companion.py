@@ -96,8 +96,8 @@ class Companion:
         start_companion(self.cluster, spec, 120)
 
     def following(self) -> bool:
-        """Whether it has all data and gets every write."""
-        info = self.servers.info(self.place, self.servers.companion_container(self.place))
+        """Whether it has all data and gets every write; not yet where it does not listen yet."""
+        info = self._info_or_nothing()
         return info.get("master_link_status") == "up" and info.get("loading") == "0"
 
     def wait_for_link(self, tell: Tell) -> None:

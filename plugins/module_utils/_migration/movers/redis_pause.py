@@ -83,7 +83,7 @@ class Pause:
             container=container,
             replid=replication["master_replid"],
             offset=int(replication["master_repl_offset"]),
-            at=before["at"],
+            paused=before["at"],
             wall=before["wall"],
             boot=before["boot"],
             # Counted from before it began: it ends later than this.
@@ -191,7 +191,7 @@ class Pause:
         Only while writes are paused: all is on disk then, and later it may not be.
         """
         token = self.held_token()
-        until = int(token["wall"] + token["until"] - token["at"] - MARGIN / 2)
+        until = int(token["wall"] + token["until"] - token["paused"] - MARGIN / 2)
         script = (
             'docker events --filter "container=$1" --filter event=kill --until "$2" --format x'
             ' | { read -r _ && docker kill --signal KILL "$1"; }'
@@ -214,7 +214,7 @@ class Pause:
         now = host.call(redis_server, "clock")
         if now["boot"] != token["boot"] or now["at"] >= token["until"]:
             raise MoveError("pause_over", f"{self.service} stopped later than its pause of writes lasted: {_AGAIN}")
-        if now["engine"] is None or now["engine"] >= token["at"]:
+        if now["engine"] is None or now["engine"] >= token["paused"]:
             raise MoveError("pause_unproven", f"the engine on {self.source.name} restarted during the pause: {_AGAIN}")
         window = ["--since", f"{token['wall']:.3f}", "--until", f"{now['wall']:.3f}", "--format", "{{.ID}}"]
         service = f"label=com.docker.swarm.service.name={self.service}"
