@@ -102,7 +102,9 @@ def never_idle(thread: ThreadShare) -> bool:
     The ends of the window blur the delay by up to one wait, and waits differ, so idle time below two of a thread's mean
     waits is none either.
     """
-    return thread.run + thread.delay > 0 and idle_share(thread) < max(NEVER_IDLE_SHARE * thread.life, 2 * thread.wait)
+    idle = idle_share(thread)
+    # The shares of a life too short for a float are 0.
+    return thread.run + thread.delay > 0 and (idle <= 0 or idle < max(NEVER_IDLE_SHARE * thread.life, 2 * thread.wait))
 
 
 def thread_demand(thread: ThreadShare) -> float:

@@ -127,7 +127,8 @@ class Estate:
 
         self.cluster.edit_service(self.service, to_nothing)
         for place, container in ids:
-            place.host.run(["timeout", str(int(grace)), "docker", "wait", container], timeout=grace + 10, check=False)
+            # Swarm itself waits three seconds before it stops a task that it no longer wants.
+            place.host.run(["docker", "stop", "--time", str(int(grace)), container], timeout=grace + 10, check=False)
 
     def start(self, node: str) -> None:
         def there(spec: Spec) -> None:
@@ -167,7 +168,7 @@ class Estate:
     def switch(self, mover: Mover) -> dict[str, float]:
         """The engine's switch, for one part; returns the seconds of each phase."""
         seconds, began = {}, time.monotonic()
-        for name in ("settle", "stop", "stopped", "take_over", "start", "verify"):
+        for name in ("settle", "park", "stop", "stopped", "take_over", "start", "verify"):
             if name == "stop":
                 mover.move.journal.write(FENCED)
                 self.stop()
@@ -187,7 +188,7 @@ class Estate:
 
     def give_back(self, mover: Mover) -> None:
         mover.move.journal.write(UNFENCED)
-        self.back(mover.stopped())
+        self.back([*mover.park(), *mover.stopped()])
         self.start(mover.move.source.name)
 
     def replication_password(self, mover: PostgresMover) -> str:
