@@ -147,12 +147,12 @@ def _then(rig: Rig, cell: Cell, notes: dict[str, Any]) -> str:
             # A reverse that is taken back leaves the unit switched.
             back = cell.verb == "reverse" and cancelled.unit(rig.unit).get("phase") == "switched"
             return TARGET if back else MANAGER
-        notes["cancel_refused"] = cancelled.message[:300]
+        notes["cancel_refused"] = _refusal(rig, cancelled)
     if cell.then == REVERSE:
         reversed_ = rig.run("reverse", whole=False)
         if reversed_.status == 0:
             return MANAGER
-        notes["reverse_refused"] = reversed_.message[:300]
+        notes["reverse_refused"] = _refusal(rig, reversed_)
     if cell.verb == "reverse":
         rig.succeed("reverse", whole=False)
         return MANAGER
@@ -163,6 +163,14 @@ def _then(rig: Rig, cell: Cell, notes: dict[str, Any]) -> str:
         return TARGET
     rig.succeed("reverse", whole=False)
     return MANAGER
+
+
+def _refusal(rig: Rig, play: Play) -> str:
+    """Return why a verb was refused. Raises LabError if it began and failed: the fault is over, so it may not."""
+    code = (play.unit(rig.unit).get("error") or {}).get("code")
+    if code != "wrong_phase":
+        raise LabError(f"verb={play.verb} failed: {play.message}")
+    return play.message[:300]
 
 
 def _again(rig: Rig, place: str, notes: dict[str, Any]) -> list[str]:
