@@ -40,9 +40,11 @@ def planned(rig: Rig) -> list[Cell]:
     kept = rig.directory / f"steps-{rig.deployed.way}-{fingerprint()}.json"
     if not kept.exists():
         rig.restore()
+        rig.succeed("prepare")
+        # Before it, without the link that it makes, only one side can be planned.
         plan = rig.succeed("plan").unit(rig.unit)["plan"]["steps"]
-        for verb in (*BEFORE["reverse"], "reverse"):
-            rig.succeed(verb, whole=verb == "prepare")
+        for verb in (*BEFORE["reverse"][1:], "reverse"):
+            rig.succeed(verb, whole=False)
         done = steps_of(rig.journal())
         missing = unplanned(plan, done)
         if missing:

@@ -111,13 +111,17 @@ class PostgresMover(Mover):
         self._taken = False
         return [Switch(self.context).settle(), self._take_content()]
 
+    def park(self) -> Sequence[Stage]:
+        """Park the source's data under the running server."""
+        return [Switch(self.context).park()]
+
     def stopped(self) -> Sequence[Stage]:
         """Fence, then the gate."""
         switch = Switch(self.context)
         return [switch.fence(), switch.gate()]
 
     def undo_on_hosts(self) -> Sequence[Mapping[str, Any]]:
-        """Return what takes the fence back."""
+        """Return what takes parking and fence back."""
         return Switch(self.context).undo_on_hosts()
 
     def take_over(self) -> Sequence[Stage]:

@@ -129,8 +129,10 @@ class Context:
         place = self.place(running.node)
         found = place.host.call(postmaster, "find", container=running.container)
         volume, mount = volume_of(found["data"], self.part.volumes)
-        live = place.host.call(copies, "state", root=place.root, volume=volume)["live"]
-        root = place.host.call(pg_data, "ownership", base=live)
+        found_at = place.host.call(copies, "state", root=place.root, volume=volume)
+        # In a switch a server may still be running on data that are parked already.
+        lies = found_at["parked" if found_at["state"] == copies.PARKED else "live"]
+        root = place.host.call(pg_data, "ownership", base=lies)
         return Layout(
             volume=volume,
             mount=mount,

@@ -16,6 +16,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.companio
     stop_companion,
 )
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.image import runnable
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers import redis_state
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Place
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.redis_servers import Info, Servers
@@ -65,8 +66,7 @@ class Companion:
         if found is None or self.servers.companion_running(self.place) is None:
             return False
         digest, _content = self._configuration(self.servers.explore_service(self.primary))
-        wanted = self.servers.spec()["TaskTemplate"]["ContainerSpec"]["Image"], self._secret_name(digest)
-        return _identity(found["Spec"]) == wanted
+        return _identity(found["Spec"]) == (self._image(), self._secret_name(digest))
 
     def run(self) -> None:
         """Have it run as wanted, made anew where it is not so."""
@@ -92,6 +92,7 @@ class Companion:
             user=f"{explored['uid']}:{explored['gid']}",
             secrets=[{"SecretID": secret_id, "SecretName": secret, "File": file}],
         )
+        spec["TaskTemplate"]["ContainerSpec"]["Image"] = self._image()
         start_companion(self.cluster, spec, 120)
 
     def following(self) -> bool:
@@ -135,6 +136,10 @@ class Companion:
         mine = self._secret_name("")
         return [name for name in self.cluster.secrets(self.servers.move.unit.name) if name.startswith(mine)]
 
+    def _image(self) -> str:
+        """Return the reference by which the place runs the very image of the service, asking no registry."""
+        return runnable(self.servers.move, self.place, self.servers.image(), self.servers.part.service)
+
     def _remove_secrets(self, but: str | None = None) -> None:
         for name in self.secrets():
             if name != but:
@@ -157,9 +162,10 @@ class Companion:
         """Give the parked directory the owner and mode that the live one has, and make the one below it, if any."""
         volume = self.servers.volume
         below = redis_state.below(explored["config"]["dir"], self.servers.part.volumes)
+        there = volume.where(self.primary)
         for directory in dict.fromkeys(("", below)):
             at = f"/{directory}" if directory else ""
-            shown = self.primary.host.run(["stat", "-c", "%u %g %a", f"{volume.live_path(self.primary)}{at}"])
+            shown = self.primary.host.run(["stat", "-c", "%u %g %a", f"{there}{at}"])
             owner, group, mode = shown.out.split()
             path = f"{volume.path(self.place)}{at}"
             self.place.host.run(["install", "-d", "-o", owner, "-g", group, "-m", mode, path])

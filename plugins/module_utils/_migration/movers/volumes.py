@@ -128,16 +128,39 @@ class Volume:
             undo=lambda: self.remove(target),
         )
 
+    def where(self, place: Place) -> str:
+        """Return where the only copy at a place lies now; raises MoveError `no_copy`."""
+        found = self.look(place)
+        if found["state"] not in (copies.LIVE, copies.PARKED):
+            raise MoveError("no_copy", f"the volume {self.name} on {place.name} has {found['state']} of its two places")
+        return str(found[found["state"]])
+
     def park_source(self) -> Step:
-        """Stopped: take the source's data out of every container's reach."""
+        """Park: take the source's data out of reach of every container that does not have them yet."""
         source = self.move.source
         return Step(
             f"switch.{self.part.key}.park-{self.name}",
-            f"park the volume {self.name}: nothing can start on it any more",
+            f"park the volume {self.name}: nothing more can start on it",
             source.name,
             probe=lambda: self.parked(source),
             do=lambda _tell: self._park(source),
             undo=lambda: self._unpark(source),
+        )
+
+    def unused(self) -> Step:
+        """Stopped: see that no container has the data any more; parked as they are, none can get them."""
+
+        def check() -> bool:
+            self.refuse_users()
+            return True
+
+        return Step(
+            f"switch.{self.part.key}.unused-{self.name}",
+            f"see that nobody has the volume {self.name} mounted",
+            self.move.source.name,
+            probe=check,
+            do=lambda _tell: None,
+            changes=False,
         )
 
     def bring_live(self) -> Step:
@@ -226,7 +249,6 @@ class Volume:
                 )
 
     def _park(self, place: Place) -> None:
-        self.refuse_users()
         self._call(place, "claim")
         place.host.call(copies, "park", root=place.root, volume=self.name)
 
