@@ -15,6 +15,8 @@ from lab.settings import Settings
 from tests.integration.harness import Swarm, wait_for
 from tests.integration.mover_bench import Bench, OnHost, Ran, Writer, clean_up, image_of, stateful_spec
 
+pytestmark = pytest.mark.movers
+
 PASSWORD = "planted s3cret'\"$x"  # noqa: S105
 SWITCH = ("settle", "park", "stop", "stopped", "take_over", "start", "verify", "follow")
 BACK = {"source": "kvm2", "target": "kvm4"}

@@ -14,6 +14,8 @@ from lab.settings import Settings
 from tests.integration.harness import Swarm, wait_for
 from tests.integration.mover_bench import HOME, Bench, OnHost, clean_up, image_of, stateful_spec
 
+pytestmark = pytest.mark.movers
+
 SWITCH = ("park", "stop", "stopped", "take_over", "start", "verify")
 BACK = {"source": "kvm2", "target": "kvm4"}
 LIVE = "/var/lib/docker/volumes/{0}/_data"

@@ -17,6 +17,8 @@ from lab.settings import Settings
 from tests.integration.harness import wait_for
 from tests.integration.move_postgres import BELOW, OFFICIAL, PASSWORD, Estate, Ledger, Make, connections, image_of
 
+pytestmark = pytest.mark.movers
+
 
 @pytest.fixture(scope="module")
 def connected(lab: Settings) -> Iterator[Any]:
