@@ -53,6 +53,11 @@ lab-down: setup ## Remove the lab and nothing else
 test: setup ## All tests: lint, unit, the page in Chromium, real cgroups, the lab, molecule (make test-unit: only what needs no lab)
 	tests/run
 
+.PHONY: test-movers
+test-movers: setup ## Each mover of a move by itself, with kills and full disks, on a lab of its own (about half an hour)
+	LAB_NAME=movers $(BIN)/python -m lab up
+	trap 'LAB_NAME=movers $(BIN)/python -m lab down' EXIT; LAB_NAME=movers $(BIN)/pytest tests/integration -m movers
+
 .PHONY: test-faults
 test-faults: setup ## Moves under faults, every cell of the matrix: many hours, goes on where it was broken off (FAULTS="--set core")
 	$(BIN)/python -m tests.faults $(FAULTS)

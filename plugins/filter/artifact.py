@@ -26,11 +26,15 @@ options:
         P(evenkeel.swarm.service_recommendation#filter) returned.
       - V(probe) takes one mapping for each host, with its C(name) and the C(result) of M(evenkeel.swarm.demand_probe),
         V(bursts) the results of M(evenkeel.swarm.burst_info).
+      - V(migration) takes C(units) of M(evenkeel.swarm.migration).
     type: str
-    choices: [bursts, drift, limits, probe, recommendation, report, scale]
+    choices: [bursts, drift, limits, migration, probe, recommendation, report, scale]
     required: true
   service:
     description: The service that was probed, for V(probe).
+    type: str
+  verb:
+    description: The verb that was run, for V(migration).
     type: str
 """
 
@@ -57,6 +61,7 @@ _KINDS: Mapping[str, Callable[..., Any]] = {
     "bursts": _artifacts.bursts_artifact,
     "drift": _artifacts.drift_artifact,
     "limits": _artifacts.limits_artifact,
+    "migration": _artifacts.migration_artifact,
     "probe": _artifacts.probe_artifact,
     "recommendation": _artifacts.recommendation_artifact,
     "report": _artifacts.report_artifact,

@@ -138,6 +138,27 @@ def recommendation_artifact(recommendation: Row) -> dict[str, Any]:
     }
 
 
+def migration_artifact(units: Mapping[str, Row], verb: str) -> dict[str, Any]:
+    """Return where moves stand after a verb; `units`: the units that the module migration returns.
+
+    By unit: `phase`, `runs_on`, `target`, `next` (verb) and `changed` as there; `plan` is a plan's hash, None without
+    one or if a host could not be looked at; `refusals` are the codes of what stands in the way; `error` is a code.
+    """
+    return {"verb": verb, "units": {name: _unit(result) for name, result in units.items()}}
+
+
+def _unit(result: Row) -> dict[str, Any]:
+    plan, error = result.get("plan") or {}, result.get("error") or {}
+    refusing = [trap["code"] for trap in plan.get("traps", ()) if trap["refuses"]]
+    return {
+        **{key: result[key] for key in ("phase", "runs_on", "target", "next", "changed")},
+        # Never digits only: a controller would hand that on as a number.
+        "plan": plan.get("hash") and f"sha256:{plan['hash']}",
+        "refusals": refusing or list(error.get("details", {}).get("traps", ())),
+        "error": error.get("code"),
+    }
+
+
 def scale_artifact(services: Sequence[Row]) -> dict[str, Any]:
     """Return what became of the one service that was scaled: its replicas `before` and `after`."""
     row = services[0]

@@ -35,7 +35,9 @@ def _problem(name: str, value: Any, bound: Mapping[str, float]) -> list[str]:
         fine = number is not None and _holds(number, bound)
         wanted = f"must be a number{_range(bound)}"
     elif bound.keys() == TEXT_KEYS:
-        fine = isinstance(value, str) and bound["shortest"] <= len(value) <= bound["longest"]
+        # An empty answer of a survey comes as null.
+        text = "" if value is None else value
+        fine = isinstance(text, str) and bound["shortest"] <= len(text) <= bound["longest"]
         wanted = f"must have {bound['shortest']} to {bound['longest']} characters"
     else:
         raise BoundsError(
@@ -67,4 +69,4 @@ def _range(bound: Mapping[str, float]) -> str:
 
 
 def _shown(value: Any) -> str:
-    return "empty" if value == "" else str(value)
+    return "empty" if value in ("", None) else str(value)

@@ -74,17 +74,17 @@ options:
   deadline:
     description:
       - Seconds from the fence to the promotion. After it the unit is given back to its source. The time that members
-        may take to drain comes on top.
+        may take to drain comes on top. From 10 to 86400.
     type: float
     default: 120
   max_lag:
     description:
-      - How many bytes a copy may be behind when a switch begins.
+      - How many bytes a copy may be behind when a switch begins. At most 10 to the 12th.
     type: int
     default: 16777216
   min_age:
     description:
-      - Seconds that must have passed since the switch before V(complete) removes the old copy.
+      - Seconds that must have passed since the switch before V(complete) removes the old copy. At most a year.
     type: float
     default: 86400
   confirm:
@@ -247,6 +247,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.evenkeel.swarm.plugins.module_utils._bounds import out_of_bounds
 from ansible_collections.evenkeel.swarm.plugins.module_utils._engine import EngineError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.cluster import Cluster
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.engine import Engine, Setting
@@ -262,6 +263,12 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._progress import Ev
 from ansible_collections.evenkeel.swarm.plugins.module_utils._swarm import open_swarm, swarm_argument_spec
 
 DEFAULTS = Options()
+#: The role's are the same (a test compares): bytes, and seconds up to a day and to a leap year.
+BOUNDS: Mapping[str, Mapping[str, float]] = {
+    "deadline": {"min": 10, "max": 86_400},
+    "max_lag": {"min": 0, "max": 10**12},
+    "min_age": {"min": 0, "max": 31_622_400},
+}
 SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
@@ -380,11 +387,8 @@ def listen() -> None:
 
 
 def option_error(options: Mapping[str, Any]) -> str:
-    """Say which option makes no sense and what would, "" if all do."""
-    for name, least in (("deadline", 10), ("max_lag", 0), ("min_age", 0)):
-        if not options[name] >= least:
-            return f"{name} is {options[name]:g}: give a number of at least {least}"
-    return ""
+    """Say which options make no sense and what would, "" if all do."""
+    return " ".join(out_of_bounds(options, BOUNDS))
 
 
 def define_module() -> AnsibleModule:

@@ -20,13 +20,8 @@ from tests.awx.controller import TOKEN, Controller
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-#: Files that templates may name. The playbook of the moves is there whether or not it has been written yet:
-#: test_data.py looks whether each template's file exists.
-PLAYBOOKS = {
-    "site.yml",
-    "playbooks/migrate.yml",
-    *(f"playbooks/{path.name}" for path in (ROOT / "playbooks").glob("*.yml")),
-}
+#: Files that templates may name.
+PLAYBOOKS = {"site.yml", *(f"playbooks/{path.name}" for path in (ROOT / "playbooks").glob("*.yml"))}
 NEEDED = {"awx_project_url": "https://git.example/even-keel.git", "awx_execution_environment_image": "even-keel:1"}
 
 

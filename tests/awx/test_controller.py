@@ -16,10 +16,10 @@ from tests.awx.harness import NEEDED, Run, Setup, playbook
 
 DESTRUCTIVE = {
     "Stop a service": "scale_service",
-    "Migrate - switch": "unit",
-    "Migrate - reverse": "unit",
-    "Migrate - complete": "unit",
-    "Migrate - cancel": "unit",
+    "Migrate - switch": "migration_unit",
+    "Migrate - reverse": "migration_unit",
+    "Migrate - complete": "migration_unit",
+    "Migrate - cancel": "migration_unit",
 }
 
 
@@ -56,8 +56,11 @@ def test_each_verb_of_a_move_has_a_template_with_the_verb_fixed(controller: Cont
     verbs = {}
     for name, template in controller.all("job_templates").items():
         if template["playbook"] == "playbooks/migrate.yml":
-            verbs[name] = json.loads(template["extra_vars"])["verb"]
-            assert controller.survey("job_templates", name)[0]["variable"] == "unit"
+            verbs[name] = json.loads(template["extra_vars"])["migration_verb"]
+            unit = controller.survey("job_templates", name)[0]
+            # Only looking goes for all units.
+            anyone = verbs[name] in ("plan", "status")
+            assert (unit["variable"], unit["required"], unit["min"] > 0) == ("migration_unit", not anyone, not anyone)
     wanted = ("plan", "prepare", "precopy", "status", "verify", "switch", "reverse", "complete", "cancel")
     assert verbs == {f"Migrate - {verb}": verb for verb in wanted}
 
@@ -77,6 +80,11 @@ def test_the_workflow_goes_through_approval_and_fails_into_cancel(controller: Co
     assert {n: controller.started_by(n) for n in (*way, "cancel") if n != "approve"} == {
         n: f"Migrate - {n}" for n in (*way, "cancel") if n != "approve"
     }
+
+
+def test_prepare_compares_the_plan_with_the_one_that_was_approved(controller: Controller) -> None:
+    fixed = json.loads(controller.all("job_templates")["Migrate - prepare"]["extra_vars"])
+    assert fixed["migration_approved_plan"].startswith("{{ evenkeel_migration.units[migration_unit].plan ")
 
 
 def test_the_workflow_asks_all_that_its_jobs_need(controller: Controller) -> None:

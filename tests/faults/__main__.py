@@ -40,9 +40,11 @@ def planned(rig: Rig) -> list[Cell]:
     kept = rig.directory / f"steps-{rig.deployed.way}-{fingerprint()}.json"
     if not kept.exists():
         rig.restore()
+        rig.succeed("prepare")
+        # Before it, without the link that it makes, only one side can be planned.
         plan = rig.succeed("plan").unit(rig.unit)["plan"]["steps"]
-        for verb in (*BEFORE["reverse"], "reverse"):
-            rig.succeed(verb)
+        for verb in (*BEFORE["reverse"][1:], "reverse"):
+            rig.succeed(verb, whole=False)
         done = steps_of(rig.journal())
         missing = unplanned(plan, done)
         if missing:
@@ -72,8 +74,12 @@ def main() -> int:
         if engine is None:
             raise LabError("the lab's engine is gone")
         rig = rig_on(engine, settings, arguments.way)
-        choose: dict[str, Callable[[Sequence[Cell]], list[Cell]]] = {"all": list, "core": core, "fast": fast}
-        cells = choose[arguments.set](planned(rig))
+        choose: dict[str, Callable[[], list[Cell]]] = {
+            "all": lambda: planned(rig),
+            "core": lambda: core(planned(rig)),
+            "fast": fast,
+        }
+        cells = choose[arguments.set]()
         chosen = [cell for cell in cells if fnmatch.fnmatch(cell.id, arguments.match)]
         outcomes = run_all(rig, chosen, again=arguments.again)
     except LabError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -10,7 +11,7 @@ from lab import units
 from lab.engine import connect
 from lab.settings import Settings, from_environment
 from tests.faults.__main__ import rig_on
-from tests.faults.rig import Rig
+from tests.faults.rig import Rig, heal
 
 
 @pytest.fixture(scope="session")
@@ -22,8 +23,11 @@ def lab() -> Settings:
 
 
 @pytest.fixture(scope="session")
-def rig(lab: Settings) -> Rig:
-    """The unit as Dokploy deploys it, with a snapshot of its beginning."""
+def rig(lab: Settings) -> Iterator[Rig]:
+    """The unit as Dokploy deploys it, with a snapshot of its beginning; no unit is left."""
     engine = connect(lab, start=False)
     assert engine is not None
-    return rig_on(engine, lab, os.environ.get("UNIT_WAY") or units.WAYS[-1])
+    rig = rig_on(engine, lab, os.environ.get("UNIT_WAY") or units.WAYS[-1])
+    yield rig
+    heal(lab)
+    units.down(lab, rig.unit)

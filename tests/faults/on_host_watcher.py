@@ -1,11 +1,12 @@
 """Runs on the manager: looks at a unit's journal and runs a command when an event of a step is written.
 
 Argument: JSON {"unit", "step", "event", "command", "delay", "state"}. Only entries written from now on count, and only
-the first that agrees. Says `looking`, then `seen <entry>`. Ends with its standard input.
+the first that agrees; a step may be a glob. Says `looking`, then `seen <entry>`. Ends with its standard input.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import os
 import select
@@ -47,7 +48,7 @@ def act(given: dict[str, str | float], line: str) -> bool:
         entry = json.loads(line)
     except ValueError:
         return False
-    if (entry.get("step"), entry.get("event")) != (given["step"], given["event"]):
+    if entry.get("event") != given["event"] or not fnmatch.fnmatchcase(entry.get("step", ""), str(given["step"])):
         return False
     time.sleep(float(given["delay"]))
     done = subprocess.run(["sh", "-c", str(given["command"])], capture_output=True, text=True, check=False)

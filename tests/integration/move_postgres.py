@@ -168,7 +168,7 @@ class Estate:
     def switch(self, mover: Mover) -> dict[str, float]:
         """The engine's switch, for one part; returns the seconds of each phase."""
         seconds, began = {}, time.monotonic()
-        for name in ("settle", "stop", "stopped", "take_over", "start", "verify"):
+        for name in ("settle", "park", "stop", "stopped", "take_over", "start", "verify"):
             if name == "stop":
                 mover.move.journal.write(FENCED)
                 self.stop()
@@ -188,7 +188,7 @@ class Estate:
 
     def give_back(self, mover: Mover) -> None:
         mover.move.journal.write(UNFENCED)
-        self.back(mover.stopped())
+        self.back([*mover.park(), *mover.stopped()])
         self.start(mover.move.source.name)
 
     def replication_password(self, mover: PostgresMover) -> str:

@@ -1,4 +1,4 @@
-"""Launch a playbook as AWX does.
+"""Launch job templates of awx/, and playbooks, as AWX does.
 
 That is: ansible-runner, its private data directory, an inventory script, variables as AWX writes them, no terminal.
 """
@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from lab.settings import PROJECT, Settings
+from tests.awx.harness import load
 from tests.collection import copy_project
 
 BIN = Path(sys.executable).parent
@@ -25,6 +26,19 @@ _OF_THE_LAB = ("lab_name", "lab_directory", "ansible_ssh_common_args", "ansible_
 #: Where AWX looks for collections and roles besides those that the project's ansible.cfg names, which it puts first.
 _COLLECTIONS = "collections:~/.ansible/collections:/usr/share/ansible/collections"
 _ROLES = "roles:~/.ansible/roles:/usr/share/ansible/roles:/etc/ansible/roles"
+
+
+#: The job templates of awx/ by name, as they stand there.
+JOB_TEMPLATES: dict[str, dict[str, Any]] = {
+    entry["template"]["name"]: entry
+    for path in sorted((PROJECT / "awx" / "job_templates").glob("*.yml"))
+    for entry in load(path).get(f"awx_job_templates_{path.stem}", [])
+}
+_QUESTIONS: dict[str, dict[str, Any]] = {
+    question["variable"]: question
+    for path in sorted((PROJECT / "awx" / "questions").glob("*.yml"))
+    for question in load(path)[f"awx_questions_{path.stem}"]
+}
 
 
 class _Unsafe(yaml.SafeDumper):
@@ -73,6 +87,32 @@ class Awx:
         copy_project(self.project)
         self.hosts = {name: reached_at(lab, name) for name in ("kvm4", "kvm2")}
         self.inventory = self._inventory()
+        # A path that the controller exposes to its jobs, where files outlive them.
+        self.exposed = folder / "exposed"
+        self.exposed.mkdir()
+
+    def job(self, name: str, answers: dict[str, Any] | None = None, *, streamed: bool = True, **template: Any) -> Job:
+        """Launch a job template of awx/ as its data says, with the survey's defaults where there is no answer.
+
+        `template`: more variables of the job template itself.
+        """
+        data = JOB_TEMPLATES[name]["template"]
+        asked = [_QUESTIONS[variable] for variable in JOB_TEMPLATES[name]["questions"]]
+        defaults = {question["variable"]: question["default"] for question in asked if "default" in question}
+        fixed = {key: self._rendered(value) for key, value in data.get("extra_vars", {}).items()}
+        return self.launch(
+            data["playbook"],
+            defaults | (answers or {}),
+            template=fixed | template,
+            streamed=streamed,
+            check=data.get("job_type") == "check",
+            diff=data.get("diff_mode", False),
+            tags=data.get("job_tags", ""),
+        )
+
+    def _rendered(self, value: Any) -> Any:
+        """Return what playbooks/awx.yml would send of a template's variable; what it sends as it stands stays."""
+        return value.replace("{{ awx_reports_directory }}", str(self.exposed)) if isinstance(value, str) else value
 
     def launch(
         self,
@@ -82,19 +122,21 @@ class Awx:
         template: dict[str, Any] | None = None,
         streamed: bool = True,
         check: bool = False,
+        diff: bool = False,
         tags: str = "",
     ) -> Job:
         """Run a playbook of the project with ansible-runner.
 
         `answers`: of a survey, or artifacts of a job before; `template`: variables of the job template itself, which
         alone may be Jinja. `streamed`: through transmit, worker and process, as AWX does it with an execution node;
-        else in place, in a project directory that can't be written to. `check` and `tags`: the template's job type and
-        job tags.
+        else in place, in a project directory that can't be written to. `check`, `diff` and `tags`: the template's job
+        type, whether it shows differences, and its job tags.
         """
         self.jobs += 1
         private = self.folder / str(self.jobs)
         self._write_private_data(private, answers or {}, template or {})
-        options = ["-u", "root", *(["--check"] if check else []), *([f"--tags={tags}"] if tags else [])]
+        options = ["-u", "root", *(["--check"] if check else []), *(["--diff"] if diff else [])]
+        options += [f"--tags={tags}"] if tags else []
         (private / "data" / "env" / "cmdline").write_text(" ".join(options))
         home = private / "empty-home"
         home.mkdir()

@@ -15,8 +15,10 @@ from lab.settings import Settings
 from tests.integration.harness import Swarm, wait_for
 from tests.integration.mover_bench import Bench, OnHost, Ran, Writer, clean_up, image_of, stateful_spec
 
+pytestmark = pytest.mark.movers
+
 PASSWORD = "planted s3cret'\"$x"  # noqa: S105
-SWITCH = ("settle", "stop", "stopped", "take_over", "start", "verify", "follow")
+SWITCH = ("settle", "park", "stop", "stopped", "take_over", "start", "verify", "follow")
 BACK = {"source": "kvm2", "target": "kvm4"}
 
 
@@ -143,7 +145,7 @@ def goes_on(writer: Writer) -> None:
 
 def tell(variant: str, direction: str, ran: Ran, writer: Writer) -> None:
     steps = {what: ran.seconds(what) for what in SWITCH}
-    ours = sum(steps[what] for what in ("settle", "stopped", "take_over"))
+    ours = sum(steps[what] for what in ("settle", "park", "stopped", "take_over"))
     print(f"{variant} {direction}: {steps}; ours {ours:.2f} s; clients {writer.outage():.2f} s without a write")
 
 
@@ -203,10 +205,10 @@ def test_a_server_that_came_back_unpaused_is_given_back(
     task = swarm.running(name)[0]
     on_host("kvm4", f"docker kill {task['Status']['ContainerStatus']['ContainerID']}")
     wait_for(lambda: [each["ID"] for each in swarm.running(name)] not in ([], [task["ID"]]), 60, "a new task")
-    refused = bench.run(job, "stop", "stopped")
+    refused = bench.run(job, "park", "stop", "stopped")
     assert refused.failed is not None
     assert refused.failed["code"] == "pause_unproven"
-    bench.done(job, "undo:stopped", "undo:settle", "give-back")
+    bench.done(job, "undo:park", "undo:settle", "give-back")
     goes_on(writer)
     bench.done(job, "precopy", *SWITCH)
     writer.stop()
@@ -219,8 +221,8 @@ def test_undone_before_the_promotion_the_source_has_everything(
     job, writer = redis("shell-password")
     writer.start()
     wait_for(lambda: len(writer.times()) > 100, 30, "writes")
-    bench.done(job, "prepare", "precopy", "settle", "stop", "stopped")
-    bench.done(job, "undo:stopped", "undo:settle", "give-back")
+    bench.done(job, "prepare", "precopy", "settle", "park", "stop", "stopped")
+    bench.done(job, "undo:park", "undo:settle", "give-back")
     goes_on(writer)
     writer.stop()
     assert writer.missing()[1] == 0

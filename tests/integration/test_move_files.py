@@ -14,7 +14,9 @@ from lab.settings import Settings
 from tests.integration.harness import Swarm, wait_for
 from tests.integration.mover_bench import HOME, Bench, OnHost, clean_up, image_of, stateful_spec
 
-SWITCH = ("stop", "stopped", "take_over", "start", "verify")
+pytestmark = pytest.mark.movers
+
+SWITCH = ("park", "stop", "stopped", "take_over", "start", "verify")
 BACK = {"source": "kvm2", "target": "kvm4"}
 LIVE = "/var/lib/docker/volumes/{0}/_data"
 PARKED = "/var/lib/docker/evenkeel/{0}/data"
@@ -160,11 +162,11 @@ def test_a_copy_that_was_killed_is_taken_up_again(
     assert "copy_killed" in text or "copy_broken_off" in text, text[-2000:]
     assert bench.done(job, "precopy").did
     assert bench.done(job, "precopy").did == [], "what is copied is not copied again"
-    last = bench.run_and_kill(job, ["stop", "stopped"], lambda event: "last-pass" in str(event.get("step")))
+    last = bench.run_and_kill(job, ["park", "stop", "stopped"], lambda event: "last-pass" in str(event.get("step")))
     assert last.status != 0
     assert "files_proved" not in last.text
-    bench.done(job, "stop", "stopped")
-    bench.done(job, "undo:stopped", "give-back")
+    bench.done(job, "park", "stop", "stopped")
+    bench.done(job, "undo:park", "give-back")
     assert on_host("kvm4", f"stat -c %s {live}/large").strip() == str(400 * 1024 * 1024)
     bench.done(job, "precopy", *SWITCH)
     assert on_host("kvm2", f"sha256sum < {live}/large") == on_host(

@@ -17,6 +17,8 @@ from lab.settings import Settings
 from tests.integration.harness import wait_for
 from tests.integration.move_postgres import BELOW, OFFICIAL, PASSWORD, Estate, Ledger, Make, connections, image_of
 
+pytestmark = pytest.mark.movers
+
 
 @pytest.fixture(scope="module")
 def connected(lab: Settings) -> Iterator[Any]:
@@ -153,19 +155,21 @@ def test_no_promotion_without_everything_that_the_source_wrote(make: Make) -> No
     estate.copy(mover)
     # Killed: what it has is not known to be all.
     mover.move.journal.write(FENCED)
+    estate.walk(mover.park())
     [running] = estate.cluster.running(estate.service)
     estate.sh("kvm4", f"docker kill -s KILL {running.container}")
     estate.stop()
     with pytest.raises(MoveError, match="not shut down cleanly") as failure:
         estate.walk(mover.stopped())
     assert failure.value.code == "not_shut_down"
-    assert estate.state("kvm4") == "10"
+    assert estate.state("kvm4") == "01"
     estate.give_back(mover)
     # Stopped cleanly, but the copy lacks the end.
     estate.walk(mover.precopy())
     mover.context.stop_companion(mover.move.target)
     estate.sql("INSERT INTO goods (text) VALUES ('the last');")
     mover.move.journal.write(FENCED)
+    estate.walk(mover.park())
     estate.stop()
     with pytest.raises(MoveError, match="nothing was promoted") as failure:
         estate.walk(mover.stopped())
@@ -215,6 +219,7 @@ def test_a_dump_moves_it_too_and_gives_it_back_untouched(make: Make) -> None:
     assert mover.readiness().ready
     estate.walk(mover.settle())
     mover.move.journal.write(FENCED)
+    estate.walk(mover.park())
     estate.stop()
     estate.walk(mover.stopped())
     assert (estate.state("kvm4"), estate.state("kvm2")) == ("01", "01")

@@ -38,6 +38,8 @@ SLOW_TO_STOP = (
     "while :; do sleep 0.1; done"
 )
 
+pytestmark = pytest.mark.movers
+
 
 @dataclass
 class World:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from lab import units
 from lab.engine import connect
 from lab.settings import Settings
-from tests.faults import traces
+from tests.faults import ledger, traces
 from tests.faults.rig import Rig
 
 
@@ -57,6 +58,36 @@ def test_complete_leaves_nothing_and_the_unit_moves_back(rig: Rig) -> None:
     for line in sorted(after - before):
         print("+", line)
     assert 0
+
+
+WHOLE = ("plan", "prepare", "precopy", "switch", "verify", "reverse", "switch", "complete")
+
+
+@pytest.mark.parametrize("way", units.WAYS)
+def test_a_move_there_and_back_and_there_keeps_every_write(lab: Settings, way: str, tmp_path: Path) -> None:
+    engine = connect(lab, start=False)
+    assert engine is not None
+    rig = Rig(lab, engine, units.deployment(engine, lab, "saleor", way), tmp_path)
+    units.down(lab, "saleor")
+    units.up(lab, rig.deployed, megabytes=5)
+    try:
+        with ledger.writing(lab, rig.deployed):
+            for verb in WHOLE:
+                rig.succeed(verb, *(DONE if verb == "complete" else []))
+        assert rig.wrong_end("kvm2") == []
+        deadline = time.monotonic() + 30
+        while ledger.unfinished(lab, rig.deployed, "kvm2") and time.monotonic() < deadline:
+            time.sleep(0.2)
+        writes, held = ledger.writes(lab), ledger.held(lab, rig.deployed, "kvm2")
+        verdict = ledger.compare(writes, held)
+        assert verdict.lost == {}
+        assert ledger.owed(writes, held) == {}
+        assert all(verdict.acknowledged[path] > 100 for path in ("api", "postgres", "redis")), verdict.acknowledged
+        said = {path: round(gap.seconds, 1) for path, gap in verdict.outages.items()}
+        print(f"way {way}: acknowledged {verdict.acknowledged}, longest gap {said} s")
+    finally:
+        ledger.stop(lab)
+        units.down(lab, "saleor")
 
 
 @pytest.mark.parametrize("verbs", [["prepare"], ["prepare", "precopy"]], ids="-".join)

@@ -1,4 +1,4 @@
-"""Every playbook that gets a job template, launched as AWX does, twice: it ends well, and hands on what it found.
+"""Every job template of awx/, launched as AWX does, twice: it ends well, and hands on what it found.
 
 The first launch is streamed to a node, as AWX does it; the second is from a project directory that can't be written to.
 """
@@ -6,18 +6,20 @@ The first launch is streamed to a node, as AWX does it; the second is from a pro
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lab.settings import PROJECT, Settings
+from lab import units
+from lab.engine import connect
+from lab.settings import Settings
 from tests.integration.harness import Spec, Swarm
-from tests.integration.runner import Awx, Job
+from tests.integration.runner import JOB_TEMPLATES, Awx, Job
 
 #: Survey answers come as text wherever a person typed them.
-QUICK = {"report_window": "1", "report_interval": "0.5"}
+QUICK = {"report_window": "1"}
 #: An artifact ends in a database and in the variables of each later job.
 LARGEST = 16 * 1024
 
@@ -36,18 +38,14 @@ def awx(lab: Settings, tmp_path_factory: pytest.TempPathFactory) -> Awx:
     return Awx(lab, tmp_path_factory.mktemp("awx"))
 
 
-@pytest.fixture(scope="module")
-def exposed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a job template says where files outlive a job: a path that the controller exposes to its jobs."""
-    return {"report_directory": str(tmp_path_factory.mktemp("exposed")), "report_name": "estate"}
+def launches(*names: str) -> pytest.MarkDecorator:
+    """Run a test for each of these job templates; test_no_job_template_is_left_out counts them."""
+    return pytest.mark.parametrize("template", names)
 
 
-def twice(awx: Awx, playbook: str, answers: dict[str, Any], template: dict[str, Any] | None = None) -> tuple[Job, Job]:
-    """Launch a playbook as AWX does, then again; both end well, the second one finds nothing to do."""
-    first, second = (
-        well(awx.launch(f"playbooks/{playbook}.yml", answers, template=template, streamed=streamed))
-        for streamed in (True, False)
-    )
+def twice(awx: Awx, template: str, answers: dict[str, Any] | None = None) -> tuple[Job, Job]:
+    """Launch a job template, then again; both end well, the second one finds nothing to do."""
+    first, second = (well(awx.job(template, answers, streamed=streamed)) for streamed in (True, False))
     assert second.changed == {}
     return first, second
 
@@ -65,30 +63,40 @@ def forget_limits(spec: Spec) -> None:
     spec["TaskTemplate"]["Resources"] = {}
 
 
-def test_no_playbook_is_left_out() -> None:
-    here = Path(__file__).read_text()
-    names = {path.stem for path in (PROJECT / "playbooks").glob("*.yml")} - {"awx"}
-    assert [name for name in sorted(names) if f'"{name}"' not in here] == []
+def test_no_job_template_is_left_out() -> None:
+    marks = [mark for test in globals().values() for mark in getattr(test, "pytestmark", ())]
+    launched = [name for mark in marks if mark.args[:1] == ("template",) for name in mark.args[1]]
+    assert sorted([*launched, *MOVES]) == sorted(JOB_TEMPLATES)
 
 
-def test_preflight_tells_what_the_hosts_are(awx: Awx) -> None:
-    for job in twice(awx, "preflight", {}):
+@launches("Preflight")
+def test_preflight_tells_what_the_hosts_are(awx: Awx, template: str) -> None:
+    for job in twice(awx, template):
         assert job.changed == {}
         nodes = job.artifacts["evenkeel_nodes"]
         assert {name: node["role"] for name, node in nodes.items()} == {"kvm4": "manager", "kvm2": "worker"}
 
 
-def test_limits_names_what_changed_and_how_to_undo_it(awx: Awx, swarm: Swarm) -> None:
+@launches("Limits")
+def test_limits_names_what_changed_and_how_to_undo_it(awx: Awx, swarm: Swarm, template: str) -> None:
     name = "infrastructure-mailhog"
     swarm.update(name, forget_limits)
     swarm.wait_settled()
-    first, second = twice(awx, "limits", {})
+    first, second = twice(awx, template)
     assert first.changed == {"kvm4": 1}
     done = first.artifacts["evenkeel_limits"]
     assert (done["changed"], done["failed"], done["states"]) == ([name], [], {name: "converged"})
     assert done["undo"] == [{"service": name, "limits": {"cpus": "unlimited", "memory": "unlimited"}}]
     assert second.artifacts["evenkeel_limits"] == {**done, "changed": [], "states": {}, "undo": []}
     assert second.artifacts["evenkeel_drift"] == {"services": 30, "drifted": 0, "differences": {}}
+
+
+@launches("Drift", "Watch")
+def test_looking_for_drift_finds_none_and_changes_nothing(awx: Awx, template: str) -> None:
+    for job in twice(awx, template):
+        assert job.changed == {}
+        assert job.artifacts["evenkeel_drift"] == {"services": 30, "drifted": 0, "differences": {}}
+        assert ("evenkeel_limits" in job.artifacts) == (template == "Drift")
 
 
 def test_a_later_job_takes_the_undo_table_of_an_earlier_one(
@@ -122,7 +130,7 @@ def test_limits_that_fail_and_are_put_back_are_handed_on(awx: Awx, swarm: Swarm,
 def test_drift_is_handed_on_by_the_job_that_fails_on_it(awx: Awx, service: Callable[..., str]) -> None:
     name = service(resources={"Limits": {"NanoCPUs": 300_000_000}})
     table = {"service_limits_table": [{"service": name, "limits": {"cpus": 0.2}}]}
-    job = awx.launch("playbooks/limits.yml", table, tags="verify")
+    job = awx.job("Watch", table)
     assert (job.rc, job.status) == (2, "failed")
     found = {"services": 1, "drifted": 1, "differences": {name: {"limits.cpus": {"expected": 0.2, "actual": 0.3}}}}
     assert job.artifacts["evenkeel_drift"] == found
@@ -130,10 +138,10 @@ def test_drift_is_handed_on_by_the_job_that_fails_on_it(awx: Awx, service: Calla
     assert failed["res"]["msg"] == f"{name}: cpus is 0.3, should be 0.2"
 
 
-@pytest.mark.parametrize("playbook", ["throttling", "report"])
-def test_a_report_hands_on_its_sums_and_keeps_its_files(awx: Awx, exposed: dict[str, Any], playbook: str) -> None:
-    directory = Path(exposed["report_directory"], exposed["report_name"])
-    for job in twice(awx, playbook, QUICK, exposed):
+@launches("Throttling", "Report")
+def test_a_report_hands_on_its_sums_and_keeps_its_files(awx: Awx, template: str) -> None:
+    directory = awx.exposed / "inventory"
+    for job in twice(awx, template, QUICK):
         assert job.changed == {}
         report = job.artifacts["evenkeel_report"]
         assert (report["cores"], report["limits_cpus"]) == (4, pytest.approx(9.5))
@@ -141,7 +149,7 @@ def test_a_report_hands_on_its_sums_and_keeps_its_files(awx: Awx, exposed: dict[
         assert report["verdict"] in ("enough", "maybe", "short")
         assert (report["changes"], report["undo"]) == (None, None)
         assert report["directory"] == str(directory)
-    assert (directory / "report.html").exists() == (playbook == "report")
+    assert (directory / "report.html").exists() == (template == "Report")
     kept = json.loads((directory / "throttling.json").read_text())
     assert report["measured_at"] == kept["measured_at"]
     assert report["demand"]["estimate"] == kept["totals"]["demand"]["estimate"]
@@ -154,11 +162,10 @@ def test_without_a_path_that_stays_a_report_is_written_and_thrown_away_with_its_
     assert not (awx.project / "reports").exists()
 
 
-def test_a_recommendation_goes_from_history_to_limits_without_a_file(
-    awx: Awx, exposed: dict[str, Any], swarm: Swarm
-) -> None:
-    well(awx.launch("playbooks/throttling.yml", QUICK, template=exposed))
-    for job in twice(awx, "recommend", {"recommendation_minimum_hours": "0.0001"}, exposed):
+@launches("Recommend")
+def test_a_recommendation_goes_from_history_to_limits_without_a_file(awx: Awx, swarm: Swarm, template: str) -> None:
+    well(awx.job("Throttling", QUICK))
+    for job in twice(awx, template, {"recommendation_minimum_hours": "0.0001"}):
         assert job.changed == {}
         recommended = job.artifacts["evenkeel_recommendation"]
         assert len(recommended["table"]) == len(recommended["undo"]) == 21
@@ -172,13 +179,12 @@ def test_a_recommendation_goes_from_history_to_limits_without_a_file(
     assert swarm.specs() == before
 
 
+@launches("Probe")
 @pytest.mark.quiet
-def test_a_probe_hands_on_what_the_service_wants(
-    awx: Awx, service: Callable[..., str], exposed: dict[str, Any]
-) -> None:
+def test_a_probe_hands_on_what_the_service_wants(awx: Awx, service: Callable[..., str], template: str) -> None:
     name = service(node="kvm2", resources={"Limits": {"NanoCPUs": 200_000_000}})
-    answers = {"service": name, "probe_window": "1", "probe_minutes": "0.1", "probe_factor": "2"}
-    for job in twice(awx, "probe", answers, exposed):
+    answers = {"demand_probe_service": name, "demand_probe_window": "1", "demand_probe_minutes": "0.1"}
+    for job in twice(awx, template, answers):
         assert job.changed == {}
         probe = job.artifacts["evenkeel_probe"]
         assert (probe["service"], probe["limit"]) == (name, {"kvm2": 0.2})
@@ -187,10 +193,11 @@ def test_a_probe_hands_on_what_the_service_wants(
         assert "known without a probe" in probe["refused"]["kvm2"]
 
 
+@launches("Bursts")
 @pytest.mark.quiet
-def test_bursts_hands_on_the_limits_that_serve_them(awx: Awx, service: Callable[..., str]) -> None:
+def test_bursts_hands_on_the_limits_that_serve_them(awx: Awx, service: Callable[..., str], template: str) -> None:
     name = service(node="kvm2", command=["python3", "-c", BURSTS])
-    for job in twice(awx, "bursts", {"bursts_window": "3", "bursts_services": [name], "bursts_within": [100]}):
+    for job in twice(awx, template, {"bursts_window": "3", "bursts_services": name, "bursts_within": "100"}):
         assert job.changed == {}
         [row] = job.artifacts["evenkeel_bursts"]
         assert (row["service"], row["node"], row["cpu_limit"]) == (name, "kvm2", None)
@@ -200,28 +207,123 @@ def test_bursts_hands_on_the_limits_that_serve_them(awx: Awx, service: Callable[
         assert [limit["within_ms"] for limit in row["limits"] or ()] == ([100] if told else [])
 
 
-def test_scale_says_what_it_changed(awx: Awx, swarm: Swarm, service: Callable[..., str]) -> None:
+@launches("Scale", "Stop a service")
+def test_scale_says_what_it_changed(awx: Awx, swarm: Swarm, service: Callable[..., str], template: str) -> None:
     name = service()
-    first, second = twice(awx, "scale", {"scale_service": name, "scale_replicas": "0"})
+    answers, tasks = {"Scale": ({"scale_replicas": "2"}, 2), "Stop a service": ({"preflight_confirmation": name}, 0)}[
+        template
+    ]
+    first, second = twice(awx, template, {"scale_service": name, **answers})
     assert first.changed == {"kvm4": 1}
-    assert first.artifacts["evenkeel_scale"] == {"service": name, "before": 1, "after": 0, "changed": True}
-    assert second.artifacts["evenkeel_scale"] == {"service": name, "before": 0, "after": 0, "changed": False}
-    assert not swarm.running(name)
+    assert first.artifacts["evenkeel_scale"] == {"service": name, "before": 1, "after": tasks, "changed": True}
+    assert second.artifacts["evenkeel_scale"] == {"service": name, "before": tasks, "after": tasks, "changed": False}
+    assert len(swarm.running(name)) == tasks
 
 
-def test_the_main_job_does_all_of_it(awx: Awx, swarm: Swarm, exposed: dict[str, Any]) -> None:
+@launches("Site")
+def test_the_main_job_does_all_of_it(awx: Awx, swarm: Swarm, template: str) -> None:
     name = "dokploy-redis"
     swarm.update(name, forget_limits)
     swarm.wait_settled()
-    first, second = twice(awx, "site", QUICK, exposed)
+    first, second = twice(awx, template, QUICK)
     assert first.changed == {"kvm4": 1}
     assert first.artifacts["evenkeel_limits"]["changed"] == [name]
     assert set(second.artifacts) == {"evenkeel_nodes", "evenkeel_limits", "evenkeel_drift", "evenkeel_report"}
 
 
+MOVES = [name for name, entry in JOB_TEMPLATES.items() if entry["template"]["playbook"] == "playbooks/migrate.yml"]
+
+
+@pytest.fixture
+def unit(lab: Settings, awx: Awx) -> Iterator[str]:
+    """A unit with a PostgreSQL and applications that read and write it, in the controller's inventory."""
+    engine = connect(lab, start=False)
+    assert engine
+    deployed = units.deployment(engine, lab, "temporal")
+    variables = awx.inventory["swarm"]["vars"]
+    kept = variables["migration_units"]
+    units.down(lab, deployed.unit)
+    units.up(lab, deployed)
+    variables |= deployed.inventory()
+    yield deployed.unit
+    variables["migration_units"] = kept
+    units.down(lab, deployed.unit)
+
+
+class Way:
+    """A unit on its way by its job templates. `done`: how often each ended well."""
+
+    def __init__(self, awx: Awx, unit: str) -> None:
+        self.awx, self.unit = awx, unit
+        self.done = dict.fromkeys(MOVES, 0)
+
+    def go(self, verb: str, *, well_ended: bool = True, **answers: Any) -> tuple[Job, dict[str, Any]]:
+        """Launch a verb's job template; returns the job and what it says of the unit. Every second one is in place."""
+        name = f"Migrate - {verb}"
+        asked = JOB_TEMPLATES[name]["questions"]
+        typed = {name: self.unit for name in ("migration_unit", "preflight_confirmation") if name in asked}
+        job = self.awx.job(name, typed | answers, streamed=self.done[name] % 2 == 0)
+        if well_ended:
+            well(job)
+            self.done[name] += 1
+        else:
+            assert (job.rc, job.status) == (2, "failed")
+        handed_on = job.artifacts["evenkeel_migration"]
+        assert (handed_on["verb"], list(handed_on["units"])) == (verb, [self.unit])
+        stands: dict[str, Any] = handed_on["units"][self.unit]
+        return job, stands
+
+    def twice(self, verb: str, phase: str, **answers: Any) -> None:
+        """Launch it two times: it leads to the phase, and the second time there is nothing to do."""
+        _, stands = self.go(verb, **answers)
+        job, again = self.go(verb, **answers)
+        assert stands["phase"] == phase
+        assert again == {**stands, "changed": False}
+        assert job.changed == {}
+
+    def refuses_another_plan(self) -> None:
+        """A plan that is not the one that was approved is not carried out."""
+        approved = {"verb": "plan", "units": {self.unit: {"plan": "sha256:0123456789abcdef"}}}
+        answers = {"migration_unit": self.unit, "evenkeel_migration": approved}
+        job = self.awx.job("Migrate - prepare", answers)
+        assert (job.rc, job.changed) == (2, {})
+        [failed] = job.of("runner_on_failed")
+        assert "migration_approved_plan is sha256:0123456789abcdef, but by now" in failed["res"]["msg"]
+
+
+def test_a_unit_moves_there_and_back_by_its_job_templates(awx: Awx, unit: str) -> None:
+    way = Way(awx, unit)
+    job, stands = way.go("plan", migration_unit="")
+    # Nobody has linked the hosts yet: half of it can't be looked at.
+    assert (job.changed, stands["phase"], stands["plan"], stands["next"]) == ({}, "new", None, "prepare")
+    _, stands = way.go("prepare")
+    assert (stands["phase"], stands["changed"], stands["next"]) == ("prepared", True, "precopy")
+    planned, stands = way.go("plan")
+    assert (stands["refusals"], stands["plan"][:7]) == ([], "sha256:")
+    again, stands = way.go("prepare", **planned.artifacts)
+    assert (again.changed, stands["changed"]) == ({}, False)
+    way.refuses_another_plan()
+
+    way.twice("precopy", "copied")
+    way.twice("status", "copied")
+    way.twice("verify", "copied")
+    way.twice("switch", "switched", migration_deadline="60")
+    way.twice("reverse", "copied")
+    way.twice("cancel", "cancelled")
+
+    for verb in ("prepare", "precopy", "switch"):
+        way.go(verb)
+    _, early = way.go("complete", well_ended=False)
+    assert (early["error"], early["phase"], early["runs_on"]) == ("too_young", "switched", "kvm2")
+    way.twice("complete", "completed", migration_min_age="0")
+    assert min(way.done.values()) >= 2
+
+
 @pytest.mark.parametrize(
     ("playbook", "answers", "field"),
     [
+        ("migrate", {"migration_unit": "nobody", "migration_verb": "switch"}, "unit"),
+        ("migrate", {"migration_deadline": "soon"}, "migration_deadline"),
         ("limits", {"service_limits_parallel": "many"}, "service_limits_parallel"),
         ("limits", {"service_limits_on_failure": "pray"}, "service_limits_on_failure"),
         ("report", {"report_window": "soon"}, "report_window"),

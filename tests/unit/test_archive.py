@@ -17,7 +17,7 @@ FILES = ("LICENSE", "README.md")
 #: What ansible-galaxy adds.
 MADE = ("FILES.json", "MANIFEST.json")
 #: Playbooks that work with files of the project beside them.
-OF_THE_PROJECT = ("playbooks/awx.yml",)
+OF_THE_PROJECT = ("playbooks/awx.yml", "playbooks/tasks/awx_notifications.yml")
 #: What a used checkout holds besides git's files.
 LEFT_ABOUT = (
     ".cache/ee/context/Containerfile",

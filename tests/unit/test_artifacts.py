@@ -156,6 +156,41 @@ def test_a_recommendation_is_its_tables_and_sums() -> None:
     }
 
 
+def moved(**more: Any) -> dict[str, Any]:
+    """A unit as the module migration returns it."""
+    where = {"unit": "shop", "phase": "new", "runs_on": "kvm4", "target": "kvm2", "next": "prepare", "changed": False}
+    return {**where, "outcomes": [{"title": "long"}], "journal": "/x", "warnings": [], **more}
+
+
+def test_a_planned_move_has_its_hash_and_what_stands_in_the_way() -> None:
+    traps = [
+        {"code": "bind_mount", "text": "long", "remedy": "long", "refuses": True},
+        {"code": "latest", "text": "long", "remedy": "long", "refuses": False},
+    ]
+    seen = moved(plan={"hash": "4f", "traps": traps, "parts": ["long"]})
+    unseen = moved(plan={"hash": None, "parts": ["long"], "not_seen": "no link"})
+    found = artifact({"shop": seen, "mail": unseen}, "migration", verb="plan")
+    where = {"phase": "new", "runs_on": "kvm4", "target": "kvm2", "next": "prepare", "changed": False, "error": None}
+    assert found == {
+        "verb": "plan",
+        "units": {
+            "shop": {**where, "plan": "sha256:4f", "refusals": ["bind_mount"]},
+            "mail": {**where, "plan": None, "refusals": []},
+        },
+    }
+
+
+def test_a_move_that_failed_has_the_codes_and_no_text() -> None:
+    refused = {"code": "trap", "message": "secret", "details": {"traps": ["bind_mount"]}}
+    late = {"code": "not_ready", "message": "secret", "details": {}}
+    found = artifact({"shop": moved(error=refused), "mail": moved(error=late)}, "migration", verb="prepare")
+    assert {name: (unit["error"], unit["refusals"]) for name, unit in found["units"].items()} == {
+        "shop": ("trap", ["bind_mount"]),
+        "mail": ("not_ready", []),
+    }
+    assert "secret" not in str(found)
+
+
 def test_scaling_is_a_number_before_and_after() -> None:
     found = artifact([row("a", "converged", settings(None, replicas=2), settings(None, replicas=0))], "scale")
     assert found == {"service": "a", "before": 2, "after": 0, "changed": True}

@@ -33,6 +33,8 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._bounds import Boun
         ("", {"shortest": 1, "longest": 2}, False),
         ("abc", {"shortest": 1, "longest": 2}, False),
         (12, {"shortest": 1, "longest": 2}, False),
+        (None, {"shortest": 0, "longest": 2}, True),
+        (None, {"shortest": 1, "longest": 2}, False),
     ],
 )
 def test_a_value_is_within_its_bounds_or_named(value: Any, bound: dict[str, float], fine: bool) -> None:

@@ -156,6 +156,11 @@ def test_every_step_meets_every_fault_and_every_way_on() -> None:
     assert {cell.fault.name for cell in found} == {fault.name for fault in FAULTS}
 
 
+def test_a_step_that_has_one_name_in_two_verbs_makes_two_cells() -> None:
+    found = [Cell(verb, "switch.a", FaultKind("redeploy"), "resume").id for verb in ("switch", "reverse")]
+    assert found == ["switch.a/redeploy/resume", "reverse:switch.a/redeploy/resume"]
+
+
 def test_a_fault_stays_with_its_verbs_and_steps() -> None:
     found = cells.matrix(STEPS)
     assert {cell.verb for cell in found if cell.fault.name == "populated"} == {"prepare"}
@@ -170,11 +175,11 @@ def test_core_has_each_fault_at_each_step_once_and_all_ways_on() -> None:
     assert {cell.then for cell in cells.core(found)} == set(THENS)
 
 
-def test_fast_breaks_a_switch_in_six_ways() -> None:
-    found = cells.fast(cells.matrix(STEPS))
-    assert len({cell.fault.name for cell in found}) == 6
-    assert {cell.verb for cell in found} == {"switch"}
-    assert {cell.then for cell in found} == set(THENS)
+def test_fast_needs_no_move_before_and_begins_each_cell_where_the_last_one_ended() -> None:
+    found = cells.fast()
+    assert len({cell.fault.name for cell in found}) == len(found)
+    after = {("switch", "resume"): "reverse", ("reverse", "resume"): "switch", ("reverse", "cancel"): "reverse"}
+    assert [cell.verb for cell in found[1:]] == [after[cell.verb, cell.then] for cell in found[:-1]]
 
 
 def test_steps_come_from_what_a_move_did() -> None:

@@ -92,6 +92,12 @@ def test_a_watcher_is_not_armed_while_another_acts(tmp_path: Path) -> None:
     assert armed.is_set()
 
 
+def test_no_data_passes_for_what_every_entry_says(tmp_path: Path) -> None:
+    """An entry's time is read as such, whatever its event."""
+    with pytest.raises(ValueError, match="redis_token: at"):
+        Journal("shop", "switch", tmp_path).write("redis_token", at=12.5)
+
+
 def instructions(tmp_path: Path, until: float, **more: Any) -> Path:
     path = tmp_path / "shop" / "give_back.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,3 +134,52 @@ def test_the_archive_needs_python_only_and_tries_again_while_no_engine_answers(t
     assert marks(tmp_path) == ["fenced", "unfenced"]
     with pytest.raises(MoveError, match="given back to its source"):
         Journal("shop", "switch", tmp_path).claim_promotion()
+
+
+PIN = "node.labels.evenkeel.lease.shop==1"
+
+
+@pytest.mark.parametrize(
+    ("replicas", "constraint", "holder", "strays"),
+    [
+        # Nobody has stopped it: what Swarm wants stays, what it replaced is still stopping.
+        (1, PIN, "kvm4", {"old"}),
+        # A redeploy took the pin away, so the lease no longer matters.
+        (1, "node.role==manager", "kvm2", {"old"}),
+        # Stopped, by its replicas or by the lease: all of them are on their way out.
+        (0, PIN, "kvm4", {"old", "new"}),
+        (1, PIN, "kvm2", {"old", "new"}),
+    ],
+)
+def test_data_is_live_again_only_after_containers_that_stop(
+    monkeypatch: pytest.MonkeyPatch, replicas: int, constraint: str, holder: str, strays: set[str]
+) -> None:
+    spec = {
+        "TaskTemplate": {"Placement": {"Constraints": [constraint]}},
+        "Mode": {"Replicated": {"Replicas": replicas}},
+    }
+    node = {"Description": {"Hostname": holder}, "Spec": {"Labels": {"evenkeel.lease.shop": "1"}}}
+    task = {"Status": {"State": "running", "ContainerStatus": {"ContainerID": "new"}}}
+
+    def get(_docker_host: str, path: str, _timeout: float) -> Any:
+        return {"/services/db": {"Spec": spec}, "/nodes": [node]}.get(path, [task])
+
+    monkeypatch.setattr(give_back, "engine_get", get)
+    wanted = {"docker_host": "", "source": "kvm4", "lease": "evenkeel.lease.shop", "services": {"db": 1}}
+    assert {"old", "new"} - give_back._staying(wanted, "db") == strays
+
+    class Engine:
+        """Runs both containers, until asked for the fourth time."""
+
+        asked = 0
+
+        def run(self, argv: list[str]) -> Any:
+            assert argv[-1] == "label=com.docker.swarm.service.name=db"
+            self.asked += 1
+            out = "old new" if self.asked < 4 else "new" if strays == {"old"} else ""
+            return type("Done", (), {"out": out})
+
+    engine = Engine()
+    monkeypatch.setattr(give_back, "_place", lambda _wanted, _name: (engine, "/"))
+    give_back.wait_for_strays(wanted)
+    assert engine.asked == 4

@@ -15,9 +15,13 @@ from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.cluster import OURS, Cluster, Running, Spec
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import Host
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.stopping import stop_containers
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import wait_until
 
 _NANO = 10**9
+# Beyond the grace: what Swarm and the engine take to notice, kill and remove.
+STOP_MARGIN = 30.0
 
 
 def companion_spec(
@@ -78,17 +82,13 @@ def start_companion(cluster: Cluster, spec: Spec, seconds: float = 60) -> Runnin
     return cluster.running(spec["Name"])[0]
 
 
-def stop_companion(cluster: Cluster, name: str, seconds: float = 60) -> None:
-    """Remove a companion and wait until Swarm has forgotten its tasks."""
-    found = cluster.find_service(name)
-    if found is not None:
-        cluster.remove_service(name)
-        wait_until(lambda: not _alive(cluster, found["ID"]), seconds, f"{name} to be gone")
+def stop_companion(cluster: Cluster, name: str, host: Host, grace: float = 30) -> None:
+    """Remove a companion and see on its node that it is gone, also one whose service is gone already.
 
-
-def _alive(cluster: Cluster, service_id: str) -> bool:
-    ended = ("complete", "failed", "shutdown", "rejected", "orphaned", "remove")
-    return any(task["Status"]["State"] not in ended for task in cluster.tasks(service_id))
+    `grace`: seconds that it has to stop by itself.
+    """
+    cluster.remove_service(name)
+    wait_until(lambda: stop_containers(host, name, grace), grace + STOP_MARGIN, f"{name} to be gone", every=0.05)
 
 
 def _last_word(cluster: Cluster, name: str) -> str:

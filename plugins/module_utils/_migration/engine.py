@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The verbs of a move. Each may be run again at any time, after whatever end of an earlier run.
 
-A switch in order: consumers drained and off; what shortens the stop; lease off, state services off; the source's data
-parked and the target's proven complete; the promotion's intent; from there only forward: the copy is made the one, the
-lease goes to the target, services start and are checked there, the old copy follows.
+A switch in order: consumers drained and off; what shortens the stop; the source's data parked under the services that
+still run; lease off, state services off; the target's copy proven complete; the promotion's intent; from there only
+forward: the copy is made the one, the lease goes to the target, services start and are checked there, the old follows.
 Up to the intent an error here gives the unit back, and so does the watcher at the deadline if this process is gone.
 """
 
@@ -107,7 +107,11 @@ class Engine:
     def after(self, error: MoveError) -> dict[str, Any]:
         """Return the unit's result after an error, as far as it can still be told."""
         try:
-            result = self._result(self.phase())
+            phase = self.phase()
+            result = self._result(phase)
+            if self.verb not in phases.LOOKING and not phases.refusal(self.verb, phase, self.unit):
+                # It may be in its last steps that it failed, with the phase behind it.
+                result["next"] = self.verb
         except MoveError:
             unknown = Phase("unknown", self.unit.home, self.unit.target)
             result = {**self._result(unknown), "runs_on": None, "next": phases.STATUS}
@@ -326,6 +330,7 @@ class Engine:
             yield from self._drained(move, movers, service)
             yield self.tools.lease.stop(move, service)
         yield _lanes(self._settle(move, mover) for mover in movers.values() if mover.part.kind != APP)
+        yield _lanes(mover.park() for mover in movers.values())
         yield self.tools.lease.withdraw(move)
         yield Together([[self.tools.lease.stop(move, service)] for service in self._services(apps=False)])
         yield _lanes(mover.stopped() for mover in movers.values())
@@ -446,12 +451,14 @@ class Engine:
         if self.watcher.until() is None:
             self.watcher.arm(self._instructions(move, movers), _SECOND_TRY)
         self.walk.say("giving_back", {"unit": self.unit.name, "to": move.source.name})
-        stopped = [step for mover in movers.values() for step in _flat(mover.stopped())]
+        fenced = [step for mover in movers.values() for step in _flat([*mover.park(), *mover.stopped()])]
         settled = [step for mover in movers.values() for step in _flat(mover.settle())]
         drained = [step for part in self.parts() for step in self._drain(move, part) if part.kind == APP]
         if not self.journal.unfence():
             raise MoveError("promotion_intended", "a promotion was intended: run verb=switch again")
-        self._undo(stopped)
+        # Live again, the data must find nobody who is still stopping on them.
+        self.watcher.wait_for_strays()
+        self._undo(fenced)
         self.watcher.give_back(self.verb)
         self._undo([*settled, *drained])
 

@@ -23,6 +23,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors i
 
 STATE = Path("/var/lib/evenkeel/migration")
 MARKS = FENCED, UNFENCED, PROMOTION = "fenced", "unfenced", "promotion_intended"
+_OWN = frozenset({"at", "verb", "event"})
 
 
 class Journal:
@@ -51,7 +52,13 @@ class Journal:
         self.write(event, step=step, **details)
 
     def write(self, event: str, **data: Any) -> None:
-        """Append an entry and wait until it is on disk. No secrets: whoever reads a backup reads this."""
+        """Append an entry and wait until it is on disk. No secrets: whoever reads a backup reads this.
+
+        Raises ValueError for data that would take the place of what every entry says.
+        """
+        taken = _OWN.intersection(data)
+        if taken:
+            raise ValueError(f"{event}: {', '.join(sorted(taken))} stands in every entry and means something else")
         if self.read_only:
             return
         at = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")

@@ -14,7 +14,7 @@ Seen on Docker 20.10 and 26.1, and the reason for what is done here:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._convergence import FAILURES_TO_GIVE_UP, Watch, last_error
@@ -40,6 +40,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.pin impo
     unpinned,
     woken,
 )
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.stopping import containers_of, stop_containers
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Stage, Step, Tell, wait_until
 
 # Beyond the stop grace: what Swarm and the engine take to notice, kill and remove.
@@ -275,23 +276,28 @@ def _own_services(move: Move) -> dict[str, Spec]:
 
 
 def stop(move: Move, service: str) -> Step:
-    """Scale a service to 0 and wait until no container of it is left; a redeploy in between is scaled down again."""
-    grace = stop_grace(move.cluster.service(service)["Spec"]) + STOP_MARGIN
+    """Scale a service to 0 and stop what is left of it; a redeploy in between is scaled down again."""
+    grace = stop_grace(move.cluster.service(service)["Spec"])
+    places = (move.source, move.target)
 
     def none_left() -> bool:
         # A redeploy may come at any moment: the wish is renewed at every look.
         _edit(move, service, _to_zero)
-        return not _alive_tasks(move, service) and not containers(move, service)
+        tasks = _alive_tasks(move, service)
+        if any(task["DesiredState"] == "running" for task in tasks):
+            return False  # stopped now, it would be replaced
+        none = [stop_containers(place.host, service, grace) for place in places]
+        return all(none) and not _out_of_sight(move, tasks)
 
     def do(tell: Tell) -> None:
         replicas_before(move, service)
         remember_running(move, image_of(move.cluster.service(service)["Spec"]), service)
-        tell(text=f"{service} has {grace - STOP_MARGIN:g} s to stop by itself")
-        wait_until(none_left, grace, f"{service} to stop")
+        tell(text=f"{service} has {grace:g} s to stop by itself")
+        wait_until(none_left, grace + STOP_MARGIN, f"{service} to stop", every=0.05)
 
     def probe() -> bool:
         stopped = read_settings(move.cluster.service(service)["Spec"]).replicas == 0
-        return stopped and not _alive_tasks(move, service) and not containers(move, service)
+        return stopped and not _out_of_sight(move, _alive_tasks(move, service)) and not containers(move, service)
 
     return Step(
         id=_id(move, service, "stop"),
@@ -299,17 +305,15 @@ def stop(move: Move, service: str) -> Step:
         host=move.source.name,
         probe=probe,
         do=do,
-        deadline=grace,
+        deadline=grace + STOP_MARGIN,
         undo=lambda: _let_start(move, service, move.source, {}),
     )
 
 
 def containers(move: Move, service: str) -> dict[str, str]:
     """Return container id -> hostname of what the engines of both nodes of the move run of a service."""
-    argv = ["docker", "ps", "--no-trunc", "--quiet", "--filter", f"label=com.docker.swarm.service.name={service}"]
-    return {
-        container: place.name for place in (move.source, move.target) for container in place.host.run(argv).out.split()
-    }
+    places = (move.source, move.target)
+    return {container: place.name for place in places for container in containers_of(place.host, service)}
 
 
 def _to_zero(spec: Spec) -> Spec:
@@ -320,6 +324,15 @@ def _alive_tasks(move: Move, service: str) -> list[Mapping[str, Any]]:
     """Tasks that have or may get a container. One that waits for a node has none."""
     tasks = move.cluster.tasks(move.cluster.service(service)["ID"])
     return [task for task in tasks if task.get("NodeID") and task["Status"]["State"] not in TERMINAL_STATES]
+
+
+def _out_of_sight(move: Move, tasks: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return those of the alive tasks that have a container elsewhere, or may still get one.
+
+    Of one that was running on a node of the move its engine knows better than Swarm, which says so seconds later.
+    """
+    here = {move.source.node.id, move.target.node.id}
+    return [task for task in tasks if task["Status"]["State"] != "running" or task["NodeID"] not in here]
 
 
 # --- start -------------------------------------------------------------------------------------------------------

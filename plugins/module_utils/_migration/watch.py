@@ -78,6 +78,10 @@ class Watcher:
         active = _systemctl("is-active", "--quiet", f"{self.timer}.timer", check=False)
         return self.instructions.exists() and active
 
+    def wait_for_strays(self) -> None:
+        """Wait until no container is still stopping on the source (see give_back.wait_for_strays)."""
+        give_back.wait_for_strays(give_back.read(self.instructions))
+
     def give_back(self, verb: str) -> bool:
         """Do now what the watcher would do at the deadline; returns False where a promotion was intended."""
         given = give_back.give_back(self.instructions, verb)

@@ -91,8 +91,8 @@ class Facts:
 class Mover(ABC):
     """Moves one part. Every list of stages may be walked again at any time; what is so already is probed and left.
 
-    Order in a switch: consumers drained and off; settle(); lease off, service stopped; stopped(); the promotion's
-    intent; take_over(); lease to the target, service started there; verify(); consumers on; follow().
+    Order in a switch: consumers drained and off; settle(); park(); lease off, service stopped; stopped(); the
+    promotion's intent; take_over(); lease to the target, service started there; verify(); consumers on; follow().
     """
 
     def __init__(self, move: Move, part: Part) -> None:
@@ -123,15 +123,23 @@ class Mover(ABC):
         """Consumers are off, the service still runs: what makes its stop short, and what needs it to run."""
         return ()
 
+    def park(self) -> Sequence[Stage]:
+        """Park the source's data under the service that still runs: it goes on in the renamed directory.
+
+        From here on nothing else can start on the data, so a redeploy while the service is stopping can't put a second
+        container on it. Only then the lease is withdrawn.
+        """
+        return ()
+
     def stopped(self) -> Sequence[Stage]:
-        """Prove that the target's copy is complete and park the source's: the service is stopped, nobody has the lease.
+        """Prove that the target's copy is complete: the service is stopped, its data parked, nobody has the lease.
 
         Whatever is done here can be taken back (the steps' undo) until the promotion's intent is written.
         """
         return ()
 
     def undo_on_hosts(self) -> Sequence[Mapping[str, Any]]:
-        """Return what the deadline's watcher must do to take stopped() back, as it can't ask this class.
+        """Return what the deadline's watcher must do to take park() and stopped() back, as it can't ask this class.
 
         Actions: {"do": "bring_live", "node": hostname, "volume": name} and {"do": "remove_file", "node", "path"}.
         """

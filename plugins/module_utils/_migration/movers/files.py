@@ -86,11 +86,15 @@ class FilesMover(Mover):
             return Readiness(False, f"{text}; {human(self.move.options.max_lag)} are allowed: run precopy", numbers)
         return Readiness(True, text, numbers)
 
+    def park(self) -> Sequence[Stage]:
+        """Park the source's volumes."""
+        return [volume.park_source() for volume in self._volumes()]
+
     def stopped(self) -> Sequence[Stage]:
-        """Copy by content, prove that both sides are the same, and park the source."""
+        """Copy by content what the applications left, and prove that both sides are the same."""
         stages: list[Stage] = []
         for volume in self._volumes():
-            stages += [self._unused(volume), self._last_pass(volume), self._proof(volume), volume.park_source()]
+            stages += [volume.unused(), self._last_pass(volume), self._proof(volume)]
         return stages
 
     def undo_on_hosts(self) -> Sequence[Mapping[str, Any]]:
@@ -116,7 +120,7 @@ class FilesMover(Mover):
         ends = self._ends(volume)
 
         def probe() -> bool:
-            return volume.name in self._stable or self._past(volume) or rsync.delta(ends).items == 0
+            return volume.name in self._stable or rsync.delta(ends).items == 0
 
         def do(tell: Tell) -> None:
             left = rsync.delta(ends)
@@ -136,23 +140,14 @@ class FilesMover(Mover):
         name = self.move.target.name
         return Step(f"precopy.{self.part.key}.pass-{volume.name}", title, name, probe, do, deadline=24 * 3600)
 
-    def _unused(self, volume: Volume) -> Step:
-        def check() -> bool:
-            if not self._past(volume):
-                volume.refuse_users()
-            return True
-
-        title = f"see that nobody has the volume {volume.name} mounted"
-        return self._check(f"switch unused-{volume.name}", title, self.move.source, check)
-
     def _last_pass(self, volume: Volume) -> Step:
-        ends = self._ends(volume)
-
         def probe() -> bool:
+            ends = self._parked_ends(volume)
             # The quick look first: it saves reading everything when there is something to copy anyway.
-            return self._past(volume) or (rsync.delta(ends).items == 0 and not rsync.differs(ends))
+            return rsync.delta(ends).items == 0 and not rsync.differs(ends)
 
         def do(tell: Tell) -> None:
+            ends = self._parked_ends(volume)
             left = rsync.delta(ends)
             self._require_room(volume, left)
             rsync.copy(ends, tell, total=left.bytes, checksum=True, still=True)
@@ -164,9 +159,7 @@ class FilesMover(Mover):
 
     def _proof(self, volume: Volume) -> Step:
         def check() -> bool:
-            if self._past(volume):
-                return True
-            ends = self._ends(volume)
+            ends = self._parked_ends(volume)
             here, there = _both(
                 lambda: ends.source.call(manifest, "summary", path=ends.source_path, timeout=READING),
                 lambda: ends.target.call(manifest, "summary", path=ends.target_path, timeout=READING),
@@ -218,9 +211,9 @@ class FilesMover(Mover):
         source, target = self.move.source, self.move.target
         return rsync.Ends(source.host, volume.live_path(source), target.host, volume.path(target))
 
-    def _past(self, volume: Volume) -> bool:
-        """Whether the source is parked: then the copy was proven."""
-        return volume.parked(self.move.source)
+    def _parked_ends(self, volume: Volume) -> rsync.Ends:
+        source, target = self.move.source, self.move.target
+        return rsync.Ends(source.host, volume.path(source), target.host, volume.path(target))
 
     def _require_room(self, volume: Volume, lacking: rsync.Delta) -> None:
         target, what = self.move.target, f"the copy of the volume {volume.name}"

@@ -43,6 +43,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.p
     quoted,
 )
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_switch import Switch
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.volumes import remove_volume
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import copies, pg_data
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Stage, Step, Tell
 
@@ -109,13 +110,17 @@ class PostgresMover(Mover):
         self._taken = False
         return [Switch(self.context).settle(), self._take_content()]
 
+    def park(self) -> Sequence[Stage]:
+        """Park the source's data under the running server."""
+        return [Switch(self.context).park()]
+
     def stopped(self) -> Sequence[Stage]:
         """Fence, then the gate."""
         switch = Switch(self.context)
         return [switch.fence(), switch.gate()]
 
     def undo_on_hosts(self) -> Sequence[Mapping[str, Any]]:
-        """Return what takes the fence back."""
+        """Return what takes parking and fence back."""
         return Switch(self.context).undo_on_hosts()
 
     def take_over(self) -> Sequence[Stage]:
@@ -266,8 +271,9 @@ class PostgresMover(Mover):
             if context.paths(source)["state"] != copies.PARKED:
                 message = f"the volume {volume} on {source.name} has live data, and the move parked it"
                 raise MoveError("source_live", f"{message}: look what brought it back before you remove it")
+            # The copy goes last: while it is there, a run after a kill does all of this again.
+            remove_volume(source.host, volume)
             source.host.call(pg_data, "discard", base=context.path(source, copies.PARKED), timeout=600)
-            source.host.run(["docker", "volume", "rm", "-f", volume], check=False)
 
         return context.step("complete", "remove_old", "remove the old copy", source.name, gone, remove, deadline=600)
 

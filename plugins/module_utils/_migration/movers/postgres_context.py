@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.cluster import Running, Spec
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.companion import companion_spec
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.companion import companion_spec, stop_companion
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.image import image_present, runnable
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import Part
@@ -23,7 +23,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.p
     server_in,
 )
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import copies, pg_data, postmaster
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Step, Tell, wait_until
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Step, Tell
 
 _NANO = 10**9
 _STOP_SECONDS = 120
@@ -129,8 +129,10 @@ class Context:
         place = self.place(running.node)
         found = place.host.call(postmaster, "find", container=running.container)
         volume, mount = volume_of(found["data"], self.part.volumes)
-        live = place.host.call(copies, "state", root=place.root, volume=volume)["live"]
-        root = place.host.call(pg_data, "ownership", base=live)
+        found_at = place.host.call(copies, "state", root=place.root, volume=volume)
+        # In a switch a server may still be running on data that are parked already.
+        lies = found_at["parked" if found_at["state"] == copies.PARKED else "live"]
+        root = place.host.call(pg_data, "ownership", base=lies)
         return Layout(
             volume=volume,
             mount=mount,
@@ -244,23 +246,8 @@ class Context:
         return spec
 
     def stop_companion(self, place: Place) -> None:
-        """End the companion on a node, its server by a fast shutdown, and see there that it is gone.
-
-        Swarm waits seconds before it stops a task, for its address to be forgotten: the node's engine is asked itself,
-        once Swarm no longer wants the task.
-        """
-        name = self.names.companion(place.name)
-        listed = ["docker", "ps", "--quiet", "--filter", f"label=com.docker.swarm.service.name={name}"]
-        self.move.cluster.remove_service(name)
-
-        def gone() -> bool:
-            containers = place.host.run(listed).out.split()
-            if containers:
-                stop = ["docker", "stop", "--time", str(_STOP_SECONDS), *containers]
-                place.host.run(stop, timeout=_STOP_SECONDS + 30, check=False)
-            return not containers
-
-        wait_until(gone, _STOP_SECONDS + 30, f"{name} to be gone")
+        """End the companion on a node, its server by a fast shutdown, and see there that it is gone."""
+        stop_companion(self.move.cluster, self.names.companion(place.name), place.host, _STOP_SECONDS)
 
     def last_words(self, place: Place) -> str:
         """Return what the companion's newest container on a node wrote last."""

@@ -19,6 +19,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.p
     set_setting,
 )
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_server import literal, quoted
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.volumes import remove_volume
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import copies, pg_data
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.scram import fingerprint, verifier
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Step, Tell, wait_until
@@ -119,7 +120,7 @@ class Preparation:
                 target.host.call(pg_data, "wipe", base=path)
                 target.host.call(copies, "bring_live", root=target.root, volume=volume)
             else:
-                target.host.run(["docker", "volume", "rm", "-f", volume])
+                remove_volume(target.host, volume)
             target.host.call(pg_data, "discard", base=context.path(target, copies.PARKED))
 
         return self.context.step(

@@ -65,36 +65,15 @@ class Switch:
         title = "checkpoint, so that the stop is short"
         return context.step("settle", "checkpoint", title, context.move.source.name, settled, checkpoint, deadline=600)
 
-    # --- the source is stopped ---
-
-    def fence(self) -> Step:
-        """Park the source's data and write down the token: what the target's copy must have."""
+    def park(self) -> Step:
+        """Park the source's data under its running server, which goes on in the renamed directory to its clean end."""
         context, source = self.context, self.context.move.source
 
-        def fenced() -> bool:
-            token = self.token()
-            if token is None or context.paths(source)["state"] != copies.PARKED:
-                return False
-            found = context.look(source, copies.PARKED)
-            return bool(found["standby"]) and _same(found["control"], token)
+        def parked() -> bool:
+            return context.paths(source)["state"] == copies.PARKED
 
-        def fence(_tell: Tell) -> None:
-            layout = context.layout()
-            state = context.paths(source)["state"]
-            where = context.path(source, state if state == copies.PARKED else copies.LIVE)
-            before = source.host.call(pg_data, "control", data=f"{where}/{layout.relative}")
-            if not before["clean"]:
-                message = f"{context.part.service} was not shut down cleanly, it is {before['state']}"
-                remedy = "nothing was promoted; give it a longer stop_grace_period, then run switch again"
-                raise MoveError("not_shut_down", f"{message}: {remedy}")
-            source.host.call(copies, "park", root=source.root, volume=layout.volume)
-            parked = context.path(source, copies.PARKED)
-            token = source.host.call(pg_data, "only_follow", base=parked, relative=layout.relative)
-            if token != before:
-                message = f"the data of {context.part.service} changed after its stop: something else runs on it"
-                raise MoveError("written_after_stop", f"{message}; nothing was promoted")
-            context.mark(source, copy="complete")
-            context.move.journal.write("token", part=context.part.key, **token)
+        def park(_tell: Tell) -> None:
+            source.host.call(copies, "park", root=source.root, volume=context.layout().volume)
 
         def give_back() -> None:
             layout = context.layout()
@@ -108,8 +87,42 @@ class Switch:
             source.host.call(copies, "bring_live", root=source.root, volume=layout.volume)
             source.host.call(pg_data, "mark", base=parked, facts={})
 
-        title = "park the source's data, made such that it can only follow"
-        return context.step("switch", "fence", title, source.name, fenced, fence, give_back)
+        title = "park the source's data: nothing more can start on it"
+        return context.step("switch", "park", title, source.name, parked, park, give_back)
+
+    # --- the source is stopped ---
+
+    def fence(self) -> Step:
+        """Have the source's data only follow, and write down the token: what the target's copy must have."""
+        context, source = self.context, self.context.move.source
+
+        def fenced() -> bool:
+            token = self.token()
+            if token is None or context.paths(source)["state"] != copies.PARKED:
+                return False
+            found = context.look(source, copies.PARKED)
+            return bool(found["standby"]) and _same(found["control"], token)
+
+        def fence(_tell: Tell) -> None:
+            layout = context.layout()
+            state, parked = context.paths(source)["state"], context.path(source, copies.PARKED)
+            if state != copies.PARKED:
+                message = f"the data of {context.part.service} on {source.name} is {state}, not parked"
+                raise MoveError("not_parked", f"{message}; nothing was promoted: run switch again")
+            before = source.host.call(pg_data, "control", data=f"{parked}/{layout.relative}")
+            if not before["clean"]:
+                message = f"{context.part.service} was not shut down cleanly, it is {before['state']}"
+                remedy = "nothing was promoted; give it a longer stop_grace_period, then run switch again"
+                raise MoveError("not_shut_down", f"{message}: {remedy}")
+            token = source.host.call(pg_data, "only_follow", base=parked, relative=layout.relative)
+            if token != before:
+                message = f"the data of {context.part.service} changed after its stop: something else runs on it"
+                raise MoveError("written_after_stop", f"{message}; nothing was promoted")
+            context.mark(source, copy="complete")
+            context.move.journal.write("token", part=context.part.key, **token)
+
+        title = "note where the source ended, and have its data only follow from now on"
+        return context.step("switch", "fence", title, source.name, fenced, fence)
 
     def gate(self) -> Step:
         """Prove that the copy has replayed the source's shutdown checkpoint. Without it there is no promotion."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.image import image_present
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import Part
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers import backups, redis_state
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import (
@@ -79,8 +80,9 @@ class RedisMover(Mover):
     # --- the copy ---
 
     def prepare(self) -> Sequence[Stage]:
-        """Refuse what can't be moved; mark the source's data, make the target's volume."""
-        return [self._refuse_traps(), self.servers.volume.mark(), self.servers.volume.make()]
+        """Refuse what can't be moved; bring the image; mark the source's data, make the target's volume."""
+        image = image_present(self.move, self.move.target, self.servers.image(), self.part.service)
+        return [self._refuse_traps(), image, self.servers.volume.mark(), self.servers.volume.make()]
 
     def backup(self) -> Sequence[Stage]:
         """Back the server up on the target, and load the backup once."""
@@ -137,14 +139,18 @@ class RedisMover(Mover):
         )
         return [ready, begin, caught_up, Together([[save_target, end], [save_source], [quick]])]
 
+    def park(self) -> Sequence[Stage]:
+        """Park the source's data; what the server still saves goes there with them."""
+        return [self.servers.volume.park_source()]
+
     def stopped(self) -> Sequence[Stage]:
-        """Prove that nothing was written since, and that the copy on disk is complete; park the source."""
+        """Prove that nothing was written since, and that the copy on disk is complete."""
         source, target = self.move.source, self.move.target
         held = self._check(
             "pause-held", "see that writes were paused until the end", source, self.pause.refuse_not_held
         )
         gate = self._check("gate", "see that the copy on disk has every write", target, self.pause.refuse_incomplete)
-        return [Together([[held], [gate]]), self.servers.volume.park_source()]
+        return [self.servers.volume.unused(), Together([[held], [gate]])]
 
     def undo_on_hosts(self) -> Sequence[Mapping[str, Any]]:
         """Bring the source's volume live again."""
@@ -184,7 +190,7 @@ class RedisMover(Mover):
     # --- what the steps do ---
 
     def _ready(self) -> bool:
-        if self.pause.past() or (self.pause.holds() and self.pause.copy_saved()):
+        if self.pause.holds() and self.pause.copy_saved():
             return True
         return self.companion.as_wanted() and self.companion.following()
 

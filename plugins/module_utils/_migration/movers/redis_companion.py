@@ -16,6 +16,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.companio
     stop_companion,
 )
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.image import runnable
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers import redis_state
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Place
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.redis_servers import Info, Servers
@@ -65,8 +66,7 @@ class Companion:
         if found is None or self.servers.companion_running(self.place) is None:
             return False
         digest, _content = self._configuration(self.servers.explore_service(self.primary))
-        wanted = self.servers.spec()["TaskTemplate"]["ContainerSpec"]["Image"], self._secret_name(digest)
-        return _identity(found["Spec"]) == wanted
+        return _identity(found["Spec"]) == (self._image(), self._secret_name(digest))
 
     def run(self) -> None:
         """Have it run as wanted, made anew where it is not so."""
@@ -76,7 +76,7 @@ class Companion:
         require_room(self.place, needed, volume.path(self.place), f"the copy of {servers.part.service}")
         digest, content = self._configuration(explored)
         secret = self._secret_name(digest)
-        stop_companion(self.cluster, self.name)
+        stop_companion(self.cluster, self.name, self.place.host)
         self._remove_secrets(but=secret)
         secret_id = self.cluster.secret(secret) or self.cluster.create_secret(secret, content, servers.move.unit.name)
         self._own_directory(explored)
@@ -92,11 +92,12 @@ class Companion:
             user=f"{explored['uid']}:{explored['gid']}",
             secrets=[{"SecretID": secret_id, "SecretName": secret, "File": file}],
         )
+        spec["TaskTemplate"]["ContainerSpec"]["Image"] = self._image()
         start_companion(self.cluster, spec, 120)
 
     def following(self) -> bool:
-        """Whether it has all data and gets every write."""
-        info = self.servers.info(self.place, self.servers.companion_container(self.place))
+        """Whether it has all data and gets every write; not yet where it does not listen yet."""
+        info = self._info_or_nothing()
         return info.get("master_link_status") == "up" and info.get("loading") == "0"
 
     def wait_for_link(self, tell: Tell) -> None:
@@ -127,13 +128,17 @@ class Companion:
 
     def forget(self) -> None:
         """End it and remove its configuration."""
-        stop_companion(self.cluster, self.name)
+        stop_companion(self.cluster, self.name, self.place.host)
         self._remove_secrets()
 
     def secrets(self) -> list[str]:
         """Return the names of its configurations."""
         mine = self._secret_name("")
         return [name for name in self.cluster.secrets(self.servers.move.unit.name) if name.startswith(mine)]
+
+    def _image(self) -> str:
+        """Return the reference by which the place runs the very image of the service, asking no registry."""
+        return runnable(self.servers.move, self.place, self.servers.image(), self.servers.part.service)
 
     def _remove_secrets(self, but: str | None = None) -> None:
         for name in self.secrets():
@@ -157,9 +162,10 @@ class Companion:
         """Give the parked directory the owner and mode that the live one has, and make the one below it, if any."""
         volume = self.servers.volume
         below = redis_state.below(explored["config"]["dir"], self.servers.part.volumes)
+        there = volume.where(self.primary)
         for directory in dict.fromkeys(("", below)):
             at = f"/{directory}" if directory else ""
-            shown = self.primary.host.run(["stat", "-c", "%u %g %a", f"{volume.live_path(self.primary)}{at}"])
+            shown = self.primary.host.run(["stat", "-c", "%u %g %a", f"{there}{at}"])
             owner, group, mode = shown.out.split()
             path = f"{volume.path(self.place)}{at}"
             self.place.host.run(["install", "-d", "-o", owner, "-g", group, "-m", mode, path])

@@ -43,10 +43,6 @@ class Pause:
             raise MoveError("no_token", f"writes to {self.service} were not paused: run switch again")
         return token
 
-    def past(self) -> bool:
-        """Whether the source is parked: what the pause is for was proven before that."""
-        return self.servers.running(self.source) is None and self.servers.volume.parked(self.source)
-
     def holds(self) -> bool:
         """Whether the last pause still holds, with time left for a switch; also once the server has been stopped."""
         token, running = self.token(), self.servers.running(self.source)
@@ -87,7 +83,7 @@ class Pause:
             container=container,
             replid=replication["master_replid"],
             offset=int(replication["master_repl_offset"]),
-            at=before["at"],
+            paused=before["at"],
             wall=before["wall"],
             boot=before["boot"],
             # Counted from before it began: it ends later than this.
@@ -113,8 +109,8 @@ class Pause:
     def caught_up(self) -> bool:
         """Whether the replica has every write up to the position."""
         token = self.token()
-        if token is None or self.past():
-            return token is not None
+        if token is None:
+            return False
         running = self.servers.companion_running(self.target)
         if running is None:
             return self.copy_saved()
@@ -129,8 +125,8 @@ class Pause:
     def copy_saved(self) -> bool:
         """Whether the copy on disk has every write up to the position."""
         token = self.token()
-        if token is None or self.past():
-            return token is not None
+        if token is None:
+            return False
         if token["appends"]:
             about = {"replid": token["replid"], "offset": token["offset"], "node": self.target.name}
             return self.journal.last("redis_appended", part=self.servers.part.key, **about) is not None
@@ -173,7 +169,7 @@ class Pause:
             return True
         if token["appends"]:
             return redis_state.written(self._info(self.source))
-        return self._position_saved(self.source, self.servers.volume.live_path(self.source), token)
+        return self._position_saved(self.source, self.servers.volume.where(self.source), token)
 
     def save_source(self, _tell: Tell) -> None:
         """Put the source's data on disk."""
@@ -195,7 +191,7 @@ class Pause:
         Only while writes are paused: all is on disk then, and later it may not be.
         """
         token = self.held_token()
-        until = int(token["wall"] + token["until"] - token["at"] - MARGIN / 2)
+        until = int(token["wall"] + token["until"] - token["paused"] - MARGIN / 2)
         script = (
             'docker events --filter "container=$1" --filter event=kill --until "$2" --format x'
             ' | { read -r _ && docker kill --signal KILL "$1"; }'
@@ -211,19 +207,21 @@ class Pause:
 
     def refuse_not_held(self) -> None:
         """Raise MoveError `pause_over` or `pause_unproven` unless the pause held until the server had ended."""
-        if self.past():
-            return
         token, host = self.held_token(), self.source.host
+        proven = {"part": self.servers.part.key, "container": token["container"], "until": token["until"]}
+        if self.journal.last("redis_held", **proven) is not None and self.servers.volume.parked(self.source):
+            return  # seen before, and nothing could start on the data since
         now = host.call(redis_server, "clock")
         if now["boot"] != token["boot"] or now["at"] >= token["until"]:
             raise MoveError("pause_over", f"{self.service} stopped later than its pause of writes lasted: {_AGAIN}")
-        if now["engine"] is None or now["engine"] >= token["at"]:
+        if now["engine"] is None or now["engine"] >= token["paused"]:
             raise MoveError("pause_unproven", f"the engine on {self.source.name} restarted during the pause: {_AGAIN}")
         window = ["--since", f"{token['wall']:.3f}", "--until", f"{now['wall']:.3f}", "--format", "{{.ID}}"]
         service = f"label=com.docker.swarm.service.name={self.service}"
         starts = ["--filter", "type=container", "--filter", "event=start", "--filter", service]
         if host.run(["docker", "events", *window, *starts]).out.split():
             raise MoveError("pause_unproven", f"{self.service} started once more during the pause: {_AGAIN}")
+        self.journal.write("redis_held", **proven)
 
     # --- how ---
 

@@ -43,6 +43,10 @@ class Servers:
         """Return the service's spec."""
         return dict(self.move.cluster.service(self.part.service)["Spec"])
 
+    def image(self) -> str:
+        """Return the image's reference as the service has it."""
+        return str(self.spec()["TaskTemplate"]["ContainerSpec"]["Image"])
+
     def running(self, place: Place) -> str | None:
         """Return the service's container at a place, None if none runs there."""
         return self._container(self.part.service, place)

@@ -59,6 +59,22 @@ def users(host: Host, path: str, volume: str) -> list[str]:
     return host.run(["docker", "ps", "--format", "{{.Names}}", *filters]).out.split()
 
 
+def knows_volume(host: Host, name: str) -> bool:
+    """Return whether a host's engine has a volume of that name."""
+    return not host.run(["docker", "volume", "inspect", name], check=False).status
+
+
+def remove_volume(host: Host, name: str) -> None:
+    """Remove a volume, with whatever is in it; nothing if there is none. Raises MoveError if a container runs on it."""
+    if not knows_volume(host, name):
+        return
+    # What stands in the way are ended containers that Swarm has not forgotten yet.
+    statuses = [word for status in ("exited", "created", "dead") for word in ("--filter", f"status={status}")]
+    for container in host.run(["docker", "ps", "-aq", "--filter", f"volume={name}", *statuses]).out.split():
+        host.run(["docker", "rm", container], check=False)
+    host.run(["docker", "volume", "rm", name])
+
+
 class Volume:
     """One named volume of a part, and the steps that are taken with it on the two places of a move."""
 
@@ -112,16 +128,39 @@ class Volume:
             undo=lambda: self.remove(target),
         )
 
+    def where(self, place: Place) -> str:
+        """Return where the only copy at a place lies now; raises MoveError `no_copy`."""
+        found = self.look(place)
+        if found["state"] not in (copies.LIVE, copies.PARKED):
+            raise MoveError("no_copy", f"the volume {self.name} on {place.name} has {found['state']} of its two places")
+        return str(found[found["state"]])
+
     def park_source(self) -> Step:
-        """Stopped: take the source's data out of every container's reach."""
+        """Park: take the source's data out of reach of every container that does not have them yet."""
         source = self.move.source
         return Step(
             f"switch.{self.part.key}.park-{self.name}",
-            f"park the volume {self.name}: nothing can start on it any more",
+            f"park the volume {self.name}: nothing more can start on it",
             source.name,
             probe=lambda: self.parked(source),
             do=lambda _tell: self._park(source),
             undo=lambda: self._unpark(source),
+        )
+
+    def unused(self) -> Step:
+        """Stopped: see that no container has the data any more; parked as they are, none can get them."""
+
+        def check() -> bool:
+            self.refuse_users()
+            return True
+
+        return Step(
+            f"switch.{self.part.key}.unused-{self.name}",
+            f"see that nobody has the volume {self.name} mounted",
+            self.move.source.name,
+            probe=check,
+            do=lambda _tell: None,
+            changes=False,
         )
 
     def bring_live(self) -> Step:
@@ -163,15 +202,10 @@ class Volume:
         if found["state"] not in (copies.PARKED, copies.NEITHER) or not (found["owner"] is None or self.ours(found)):
             return
         self._call(place, "discard", timeout=3600)
-        if self._known(place):
-            # What stands in the way of its removal are ended containers that Swarm has not forgotten yet.
-            listed = ["docker", "ps", "-aq", "--filter", f"volume={self.name}", "--filter", "status=exited"]
-            for container in place.host.run([*listed, "--filter", "status=created"]).out.split():
-                place.host.run(["docker", "rm", container], check=False)
-            place.host.run(["docker", "volume", "rm", self.name])
+        remove_volume(place.host, self.name)
 
     def _known(self, place: Place) -> bool:
-        return not place.host.run(["docker", "volume", "inspect", self.name], check=False).status
+        return knows_volume(place.host, self.name)
 
     def _make(self, place: Place) -> None:
         found = self.look(place)
@@ -215,7 +249,6 @@ class Volume:
                 )
 
     def _park(self, place: Place) -> None:
-        self.refuse_users()
         self._call(place, "claim")
         place.host.call(copies, "park", root=place.root, volume=self.name)
 

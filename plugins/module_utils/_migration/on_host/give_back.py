@@ -46,14 +46,13 @@ def give_back(instructions: Path, verb: str = "deadline") -> bool:
     Without the file there is nothing to do. Raises MoveError or EngineError, and what is left can be done again.
     """
     try:
-        wanted = json.loads(instructions.read_text(encoding="utf-8"))
+        wanted = read(instructions)
     except FileNotFoundError:
         return True
     journal = _journal(wanted, verb)
     if not journal.unfence():
         return False
-    for name in wanted["services"]:
-        _wait_for_strays(wanted, name)
+    wait_for_strays(wanted)
     for action in wanted["undo"]:
         _undo(wanted, action)
     _lease(wanted)
@@ -61,6 +60,47 @@ def give_back(instructions: Path, verb: str = "deadline") -> bool:
         _wake(wanted, name, replicas)
     journal.write("given_back", source=wanted["source"])
     return True
+
+
+def read(instructions: Path) -> dict[str, Json]:
+    """Return the instructions."""
+    wanted: dict[str, Json] = json.loads(instructions.read_text(encoding="utf-8"))
+    return wanted
+
+
+def wait_for_strays(wanted: Mapping[str, Json]) -> None:
+    """Wait until each container of the unit on the source is one that stays.
+
+    One that is stopping goes on with its parked data. Were these live, Swarm could start a second one beside it.
+    """
+    for name in wanted["services"]:
+        _wait_for_strays(wanted, name)
+
+
+def _wait_for_strays(wanted: Mapping[str, Json], name: str) -> None:
+    host, _root = _place(wanted, wanted["source"])
+    argv = ["docker", "ps", "--quiet", "--no-trunc", "--filter", f"label=com.docker.swarm.service.name={name}"]
+
+    def gone() -> bool:
+        return not {*host.run(argv).out.split()} - _staying(wanted, name)
+
+    wait_until(gone, _STOP_SECONDS, f"the old containers of {name} to end", every=0.3)
+
+
+def _staying(wanted: Mapping[str, Json], name: str) -> set[str]:
+    """Return the containers of a service that Swarm keeps running: none of one that was stopped or has no lease."""
+    docker_host = wanted["docker_host"]
+    spec = engine_get(docker_host, f"/services/{name}", _TIMEOUT)["Spec"]
+    constraints = spec["TaskTemplate"].get("Placement", {}).get("Constraints") or []
+    off = _constraint(wanted) in constraints and wanted["source"] not in _holders(wanted)
+    if off or not spec["Mode"]["Replicated"].get("Replicas"):
+        return set()
+    tasks = _wanted_tasks(docker_host, name)
+    return {str((task["Status"].get("ContainerStatus") or {}).get("ContainerID")) for task in tasks}
+
+
+def _constraint(wanted: Mapping[str, Json]) -> str:
+    return f"node.labels.{wanted['lease']}==1"
 
 
 def disarm(instructions: Path, timer: str) -> None:
@@ -80,16 +120,6 @@ def _systemctl(*arguments: str) -> None:
 
 def _journal(wanted: Mapping[str, Json], verb: str) -> Journal:
     return Journal(wanted["unit"], verb, Path(wanted["state"]))
-
-
-def _wait_for_strays(wanted: Mapping[str, Json], name: str) -> None:
-    """Wait until a stopped service's containers have ended: woken earlier, Swarm starts a second one on the volume."""
-    mode = engine_get(wanted["docker_host"], f"/services/{name}", _TIMEOUT)["Spec"]["Mode"]["Replicated"]
-    if mode.get("Replicas") and wanted["source"] in _holders(wanted):
-        return  # nobody has stopped it
-    host, _root = _place(wanted, wanted["source"])
-    argv = ["docker", "ps", "--quiet", "--filter", f"label=com.docker.swarm.service.name={name}"]
-    wait_until(lambda: not host.run(argv).out.split(), _STOP_SECONDS, f"the old containers of {name} to end", every=0.3)
 
 
 def _holders(wanted: Mapping[str, Json]) -> list[str]:
@@ -139,7 +169,7 @@ def _edit_node(docker_host: str, node_id: str, label: str, value: str | None) ->
 
 def _wake(wanted: Mapping[str, Json], name: str, replicas: int) -> None:
     """Set the replicas of before; a task that already waits does not see the label (moby#31014), so it is made anew."""
-    docker_host, constraint = wanted["docker_host"], f"node.labels.{wanted['lease']}==1"
+    docker_host, constraint = wanted["docker_host"], _constraint(wanted)
 
     def edit(spec: Json) -> bool:
         placement = spec["TaskTemplate"].setdefault("Placement", {})
@@ -162,9 +192,12 @@ def _wake(wanted: Mapping[str, Json], name: str, replicas: int) -> None:
 
 
 def _runs(docker_host: str, name: str) -> bool:
+    return any(task["Status"]["State"] == "running" for task in _wanted_tasks(docker_host, name))
+
+
+def _wanted_tasks(docker_host: str, name: str) -> list[Json]:
     filters = urllib.parse.quote(json.dumps({"service": {name: True}, "desired-state": {"running": True}}))
-    tasks = engine_get(docker_host, f"/tasks?filters={filters}", _TIMEOUT) or []
-    return any(task["Status"]["State"] == "running" for task in tasks)
+    return list(engine_get(docker_host, f"/tasks?filters={filters}", _TIMEOUT) or [])
 
 
 def _edit(docker_host: str, path: str, edit: Any) -> bool:
@@ -215,7 +248,7 @@ def _watch(instructions: Path) -> bool:
 def _due(instructions: Path) -> dict[str, Json] | None:
     """Return the instructions if their time has come; a switch that was run again has put the deadline off."""
     try:
-        wanted: dict[str, Json] = json.loads(instructions.read_text(encoding="utf-8"))
+        wanted = read(instructions)
     except FileNotFoundError:
         return None
     return wanted if time.time() >= wanted["until"] else None

@@ -1,0 +1,87 @@
+"""The companion of a Redis where a run was killed, or comes too early."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import Done
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Place
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.redis_companion import Companion
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.redis_servers import Servers
+
+
+class Host:
+    """A node's engine: what it says to `docker ps` at each look, the last answer for ever."""
+
+    def __init__(self, *listed: str) -> None:
+        self.listed = list(listed)
+
+    def run(self, argv: list[str], **_more: Any) -> Done:
+        if argv[1] == "stop":
+            return Done(0, "", "")
+        return Done(0, self.listed.pop(0) if len(self.listed) > 1 else self.listed[0], "")
+
+
+class Everything:
+    """What a companion asks of its move. `answer`: INFO of the replica."""
+
+    name = "kvm2"
+
+    def __init__(self, host: Host, answer: dict[str, str] | MoveError) -> None:
+        self.host, self.answer = host, answer
+        self.move = self.cluster = self.unit = self.volume = self
+
+    def companion(self, _place: Any) -> str:
+        return "evenkeel-shop-redis-kvm2"
+
+    def companion_container(self, _place: Any) -> str:
+        return "c1"
+
+    def info(self, _place: Any, _container: str) -> dict[str, str]:
+        if isinstance(self.answer, MoveError):
+            raise self.answer
+        return self.answer
+
+    def path(self, _place: Any) -> str:
+        return "/parked"
+
+    def remove_service(self, _name: str) -> None:
+        """There is none: a killed run has removed it."""
+
+    def secrets(self, _unit: str) -> list[str]:
+        return []
+
+
+def companion(host: Host, answer: dict[str, str] | MoveError) -> Companion:
+    everything = Everything(host, answer)
+    place = cast("Place", everything)
+    return Companion(cast("Servers", everything), place, place)
+
+
+@pytest.mark.parametrize(
+    ("answer", "following"),
+    [
+        ({"master_link_status": "up", "loading": "0"}, True),
+        ({"master_link_status": "up", "loading": "1"}, False),
+        ({"master_link_status": "down", "loading": "0"}, False),
+        (MoveError("call_failed", "Connection refused"), False),
+    ],
+)
+def test_a_replica_that_does_not_listen_yet_does_not_follow_yet(
+    answer: dict[str, str] | MoveError, following: bool
+) -> None:
+    assert companion(Host(""), answer).following() is following
+
+
+def test_a_host_that_is_gone_is_said_to_be() -> None:
+    with pytest.raises(MoveError, match="gone"):
+        companion(Host(""), MoveError("host_unreachable", "gone")).following()
+
+
+def test_the_end_of_its_container_is_waited_for_where_the_service_is_gone_already() -> None:
+    """Two servers on one copy would destroy it."""
+    host = Host("c1\n", "c1\n", "")
+    companion(host, {}).forget()
+    assert host.listed == [""]
