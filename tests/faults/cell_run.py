@@ -142,17 +142,17 @@ def _two_operators(rig: Rig, verb: str) -> bool:
 def _then(rig: Rig, cell: Cell, notes: dict[str, Any]) -> str:
     """Do what the operator does after the fault; returns where the unit must be then."""
     if cell.then == CANCEL:
-        cancelled = rig.run("cancel")
+        cancelled = rig.run("cancel", whole=cell.verb != "reverse")
         if cancelled.status == 0:
             # A reverse that is taken back leaves the unit switched.
             back = cell.verb == "reverse" and cancelled.unit(rig.unit).get("phase") == "switched"
             return TARGET if back else MANAGER
-        notes["cancel_refused"] = cancelled.message[:300]
+        notes["cancel_refused"] = _refusal(rig, cancelled)
     if cell.then == REVERSE:
         reversed_ = rig.run("reverse", whole=False)
         if reversed_.status == 0:
             return MANAGER
-        notes["reverse_refused"] = reversed_.message[:300]
+        notes["reverse_refused"] = _refusal(rig, reversed_)
     if cell.verb == "reverse":
         rig.succeed("reverse", whole=False)
         return MANAGER
@@ -165,14 +165,24 @@ def _then(rig: Rig, cell: Cell, notes: dict[str, Any]) -> str:
     return MANAGER
 
 
+def _refusal(rig: Rig, play: Play) -> str:
+    """Return why a verb was refused. Raises LabError if it began and failed: the fault is over, so it may not."""
+    code = (play.unit(rig.unit).get("error") or {}).get("code")
+    if code != "wrong_phase":
+        raise LabError(f"verb={play.verb} failed: {play.message}")
+    return play.message[:300]
+
+
 def _again(rig: Rig, place: str, notes: dict[str, Any]) -> list[str]:
     """Run the last verb a second time: nothing may change, and the unit must be said to be where it is."""
     last = rig.plays[-1].verb
-    second = rig.run(last, whole=_needs_role(last))
+    second = rig.run(last, whole=False)
     phase = second.unit(rig.unit).get("phase")
     notes["phase"] = phase
     problems = []
-    if second.status:
+    if last == "cancel" and place == TARGET:
+        _refusal(rig, second)  # a reverse was taken back: as after any switch there is nothing to cancel
+    elif second.status:
         problems.append(f"a second verb={last} failed: {second.message[:300]}")
     if second.changed:
         problems.append(f"a second verb={last} changed {second.changed} tasks")

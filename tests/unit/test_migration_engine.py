@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.cluster import Cluster
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.engine import Engine, Setting
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.engine import Engine, Setting, _flat
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import Unit
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Options
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import Member, Part, Unit
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Move, Mover, Options
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.phase import Phase
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.tools import Tools
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Step
 
 THERE, BACK = ("kvm4", "kvm2"), ("kvm2", "kvm4")
 
@@ -39,3 +42,82 @@ def test_after_an_error_the_verb_is_named_that_goes_on(
     engine = Engine(setting, verb, lambda _event, _data: None)
     monkeypatch.setattr(engine, "phase", lambda: phase)
     assert engine.after(MoveError("failed", "no"))["next"] == following
+
+
+def step(name: str, did: list[str]) -> Step:
+    return Step(name, name, "kvm4", lambda: False, lambda _tell: None, undo=lambda: did.append(f"undo {name}"))
+
+
+class Moves:
+    """A mover whose stages are their names."""
+
+    def __init__(self, part: Part, did: list[str]) -> None:
+        self.part, self.did = part, did
+
+    def __getattr__(self, stage: str) -> Callable[[], Sequence[Step]]:
+        return lambda: [step(f"{stage} {self.part.key}", self.did)]
+
+
+class Leases(Tools):
+    """The lease's steps by their names."""
+
+    lease = cast(
+        "Any",
+        type(
+            "Lease",
+            (),
+            {
+                "stop": staticmethod(lambda _move, service: step(f"stop {service}", [])),
+                "withdraw": staticmethod(lambda _move: step("withdraw", [])),
+            },
+        ),
+    )
+
+
+class Swarm:
+    """A cluster in which everything runs on the source."""
+
+    def running(self, _service: str) -> list[Any]:
+        return [type("Task", (), {"node": "kvm4"})]
+
+
+@pytest.fixture
+def switch(tmp_path: Path) -> Engine:
+    members = (Member("db"), Member("api"))
+    setting = Setting(
+        Unit("shop", "kvm4", "kvm2", members), cast("Cluster", Swarm()), {}, Options(), tmp_path, "", Leases()
+    )
+    engine = Engine(setting, "switch", lambda _event, _data: None)
+    engine._parts = (
+        Part("db", "postgres", "db", members[0], {"db-data": "/data"}),
+        Part("api", "app", "api", members[1], {}),
+        Part("media", "files", "api", members[1], {"media": "/media"}),
+    )
+    return engine
+
+
+def moved(engine: Engine, did: list[str]) -> tuple[Move, dict[str, Mover]]:
+    place = type("Place", (), {"name": "kvm4"})()
+    move = Move(engine.unit, place, place, engine.setting.cluster, engine.journal, Options())
+    return move, {part.key: cast("Mover", Moves(part, did)) for part in engine.parts()}
+
+
+def test_data_is_parked_while_it_is_still_in_use(switch: Engine) -> None:
+    # A redeploy while a service stops would else start a second container on its data.
+    order = [each.id for stage in switch._up_to_the_intent(*moved(switch, [])) for each in _flat([stage])]
+    assert order.index("stop api") < order.index("park media")
+    mine = ("settle db", "park db", "withdraw", "stop db", "stopped db")
+    assert tuple(each for each in order if each in mine) == mine
+    assert order.index("park media") < order.index("stopped media")
+
+
+def test_data_comes_back_to_life_after_containers_that_stop(switch: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    did: list[str] = []
+    watcher = switch.watcher
+    monkeypatch.setattr(watcher, "until", lambda: 0.0)
+    monkeypatch.setattr(watcher, "wait_for_strays", lambda: did.append("strays gone"))
+    monkeypatch.setattr(watcher, "give_back", lambda _verb: did.append("given back"))
+    switch.journal.fence(lambda: None, source="kvm4", target="kvm2")
+    switch._give_back(*moved(switch, did))
+    assert did[0] == "strays gone"
+    assert did.index("undo park db") < did.index("given back") < did.index("undo settle db")

@@ -233,6 +233,8 @@ def refused(disk: dict[str, Any] | None = None, free: int | None = 10**9, networ
         FOUND | found, LAYOUT, DISK | (disk or {}), ours={"ours"}, networks=["10.0.1.0/24"] * networks, free=free
     )
     assert all(trap.refuses and trap.text and trap.remedy for trap in traps)
+    # A remedy that would be refused by the same trap is none.
+    assert all(trap.code in postgres_facts.DUMPABLE for trap in traps if "mover: dump" in trap.remedy)
     return [trap.code for trap in traps]
 
 
