@@ -91,6 +91,70 @@ def test_a_move_there_and_back_and_there_keeps_every_write(lab: Settings, way: s
         units.down(lab, "saleor")
 
 
+#: Unit, roles that stay where they are, the role that takes writes, its path, and what shows them.
+OTHERS: list[tuple[str, list[str], str, str]] = [
+    ("temporal", [], "server", "/workflow"),
+    ("temporal", ["postgres"], "server", "/workflow"),
+    ("superset", [], "superset", "/note"),
+]
+WRITE = """
+import json, sys, urllib.request as u
+for name in sys.argv[2:]:
+    u.urlopen(u.Request(sys.argv[1], json.dumps({"id": name}).encode()), timeout=5).read()
+"""
+
+
+def write(rig: Rig, host: str, role: str, path: str, word: str) -> list[str]:
+    """Write to a program of the unit over HTTP in its container; returns what it has acknowledged."""
+    ids = [f"{word}-{number}" for number in range(20)]
+    container = f"$(docker ps -q --filter label=com.docker.swarm.service.name={rig.deployed.service(role)})"
+    command = f"docker exec -i {container} python3 - http://127.0.0.1:8000{path} {' '.join(ids)}"
+    hosts.ssh(rig.settings, host, command, stdin=WRITE)
+    return ids
+
+
+def written(rig: Rig, host: str) -> set[str]:
+    """Return what the unit holds, by its database where it has one."""
+    if rig.unit == "temporal":
+        return set(
+            units.psql(rig.settings, rig.deployed, "SELECT id FROM workflows", user="temporal", host=host).split()
+        )
+    container = f"$(docker ps -q --filter label=com.docker.swarm.service.name={rig.deployed.service('superset')})"
+    ask = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8000/notes').read().decode())"
+    told = hosts.ssh(rig.settings, host, f"docker exec -i {container} python3 -", stdin=ask)
+    return set(json.loads(told)["ids"])
+
+
+@pytest.mark.movers
+@pytest.mark.parametrize("other", OTHERS, ids=["temporal", "temporal-server", "superset"])
+def test_other_units_move_and_their_writes_with_them(
+    lab: Settings, other: tuple[str, list[str], str, str], tmp_path: Path
+) -> None:
+    unit, leave, role, path = other
+    engine = connect(lab, start=False)
+    assert engine is not None
+    rig = Rig(lab, engine, units.deployment(engine, lab, unit, "api"), tmp_path)
+    units.down(lab, unit)
+    units.up(lab, rig.deployed)
+    members = tmp_path / "members.json"
+    members.write_text(json.dumps(rig.deployed.inventory(leave)))
+    moving = sorted(set(rig.deployed.roles) - set(leave))
+    try:
+        ids = write(rig, "kvm4", role, path, "first")
+        for verb in ("plan", "prepare", "precopy"):
+            rig.succeed(verb, "-e", f"@{members}")
+        ids += write(rig, "kvm4", role, path, "second")
+        rig.succeed("switch", "-e", f"@{members}")
+        ids += write(rig, "kvm2", role, path, "third")
+        assert rig.running() == {"kvm4": leave, "kvm2": moving}
+        assert written(rig, "kvm4" if leave else "kvm2") == set(ids)
+        rig.succeed("reverse", "-e", f"@{members}")
+        assert rig.running() == {"kvm4": sorted(rig.deployed.roles), "kvm2": []}
+        assert written(rig, "kvm4") == set(ids)
+    finally:
+        units.down(lab, unit)
+
+
 #: Of every file: kind, mode, owner, size, when it was changed, its names, its content, extended attributes.
 MANIFEST = r"""
 import hashlib, json, os, sys
