@@ -155,7 +155,7 @@ def _all_traps(move: Move, parts: Sequence[Part], seen: Seen) -> list[Trap]:
             traps.append(Trap("host_not_seen", text, "nothing of its disk, ports, images and files is in this plan"))
         elif isinstance(place.host, BroughtHost):
             text = f"the speed of the way to {place.name} was not looked at, as there is no SSH link to it yet"
-            traps.append(Trap("link_not_seen", text, "verb=prepare makes it, and the plans after that have the speed"))
+            traps.append(Trap("link_not_seen", text, "prepare makes it, and the plans after that have the speed"))
     return traps
 
 
