@@ -9,6 +9,7 @@ import inspect
 import json
 import shlex
 import subprocess
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,18 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors i
 
 # What ssh itself returns when it can't connect or loses the connection.
 SSH_FAILED = 255
+
+
+_reading = threading.Lock()
+
+
+def source_of(module: ModuleType) -> str:
+    """Return a module's source. For several threads, which inspect is not: of two that read from an archive one fails.
+
+    Seen on a busy host: `could not get source code`, in the middle of a switch.
+    """
+    with _reading:
+        return inspect.getsource(module)
 
 
 @dataclass(frozen=True)
@@ -99,7 +112,7 @@ class Host(ABC):
         The module's source is sent along, so it may use the standard library only. An OSError or ValueError there
         comes back as a MoveError `failed_on_host` with its text.
         """
-        script = _SCRIPT.format(source=inspect.getsource(module), function=function, arguments=json.dumps(arguments))
+        script = _SCRIPT.format(source=source_of(module), function=function, arguments=json.dumps(arguments))
         done = self.run(["python3", "-I", "-"], stdin=script, timeout=timeout, check=False)
         if done.status:
             said = done.err.strip().splitlines()[-1:] or [f"exit {done.status}"]

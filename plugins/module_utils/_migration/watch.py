@@ -10,7 +10,6 @@ while the machine was down is acted on at the next boot.
 from __future__ import annotations
 
 import datetime
-import inspect
 import io
 import json
 import os
@@ -102,7 +101,7 @@ def program() -> bytes:
             path = module.__name__.replace(".", "/")
             parts = path.split("/")[:-1]
             packages |= {"/".join(parts[: index + 1]) + "/" for index in range(len(parts))}
-            archive.writestr(f"{path}.py", inspect.getsource(module))
+            archive.writestr(f"{path}.py", host.source_of(module))
         for package in packages - {""}:
             archive.writestr(f"{package}__init__.py", "")
         archive.writestr("__main__.py", f"from {give_back.__name__} import main\n\nmain()\n")
