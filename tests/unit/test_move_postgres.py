@@ -12,6 +12,7 @@ import os
 import stat
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -22,7 +23,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors i
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import LocalHost
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.journal import Journal
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import Member, Part, Unit
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers import postgres_facts
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers import postgres, postgres_facts
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Move, Options, Place
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres import PostgresMover
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_content import (
@@ -430,3 +431,41 @@ def test_a_switched_unit_gets_its_replication_role_back_without_prepare() -> Non
     steps = [step for step in PostgresMover(move, part).follow() if isinstance(step, Step)]
     assert steps[0].id == "follow.db.role"
     assert steps[0].undo is None, "prepare's own step takes the role back"
+
+
+class Copied:
+    """What the comparison of a copy asks of its move."""
+
+    def __init__(self, kept: Path) -> None:
+        self.move = self.journal = self.target = self.source = self.names = self
+        self.role, self.path, self.name, self.service, self.key = "role", kept / "journal.jsonl", "kvm2", "db", "db"
+        self.options = Options()
+        self.holds: dict[str, Any] = {"shop": {"sequence": {"orders": [331, 1]}}}
+
+    def standby(self, _place: object) -> Copied:
+        return self
+
+    def step(self, verb: str, what: str, title: str, host: str, probe: Any, *_more: Any, **_named: Any) -> Step:
+        return Step(f"{verb}.db.{what}", title, host, probe, lambda _tell: None)
+
+
+def test_what_was_written_after_the_consumers_stop_is_found_before_the_promotion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = Copied(tmp_path)
+    mover = cast("Any", object.__new__(PostgresMover))
+    mover.move = mover.context = mover.part = copied
+    monkeypatch.setattr(postgres, "content", lambda standby, **_named: standby.holds)
+    monkeypatch.setattr(postgres, "Switch", lambda _context: SimpleNamespace(fence=str, gate=str))
+    [*_before, compared] = mover.stopped()
+    assert compared.id == "switch.db.content"
+    with pytest.raises(MoveError, match="nothing was promoted"):
+        compared.probe()
+    mover._content_file.write_text(json.dumps(copied.holds))
+    assert compared.probe()
+    # A redeploy has started a consumer again.
+    copied.holds["shop"]["sequence"]["orders"] = [746, 1]
+    with pytest.raises(MoveError, match=r"orders in shop was \[331, 1\], is \[746, 1\].*nothing was promoted"):
+        compared.probe()
+    # After the promotion clients may write at any moment: nothing that they change is compared any more.
+    assert [step.id for step in mover.verify()] == ["verify.db.identity", "verify.db.canary"]

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration import phase as phases
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.brought import BroughtHost
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.cluster import Cluster
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import SshHost
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import OutOfReach, SshHost
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.journal import (
     FENCED,
     MARKS,
@@ -31,7 +32,6 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.journal 
     Journal,
     exclusive,
 )
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.link import OutOfReach
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import APP, FILES, Part, Unit
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import (
     Move,
@@ -42,11 +42,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.b
 )
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import copies
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.phase import Phase, Seen
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.tools import (
-    Tools,
-    plan_of_one_side,
-    text_of_one_side,
-)
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.tools import Tools
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Stage, Step, Tell, Together, Walk
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.watch import Watcher
 
@@ -115,7 +111,7 @@ class Engine:
             result = self._result(phase)
             if self.verb not in phases.LOOKING and not phases.refusal(self.verb, phase, self.unit):
                 # It may be in its last steps that it failed, with the phase behind it.
-                result["next"] = self.verb
+                result["next"] = error.details.get("next", self.verb)
         except MoveError:
             unknown = Phase("unknown", self.unit.home, self.unit.target)
             result = {**self._result(unknown), "runs_on": None, "next": phases.STATUS}
@@ -126,13 +122,18 @@ class Engine:
         return phases.decide(self.unit, self.journal.entries, self._observe())
 
     def _reach(self) -> None:
-        """All hosts must be there before anything begins; cancel does what can be done without."""
-        for place in self.setting.places.values():
-            if isinstance(place.host, OutOfReach) and self.verb != phases.CANCEL:
+        """All hosts must be there before anything begins."""
+        for place in self.setting.places.values() if not self._content_with_less() else ():
+            if isinstance(place.host, OutOfReach):
                 raise place.host.error
-            if not place.node.ready and self.verb != phases.CANCEL:
+            if not place.node.ready:
                 message = f"Swarm says that {place.name} is not ready and active"
                 raise MoveError("node_not_ready", f"{message}: docker node ls", host=place.name)
+
+    def _content_with_less(self) -> bool:
+        """Tell whether a host may be missing: for a look, for cancel, and where nothing is left to be ended."""
+        ended = self.verb == phases.COMPLETE and not self._anything_to_cancel()
+        return ended or self.verb in (*phases.LOOKING, phases.CANCEL)
 
     def _observe(self) -> Seen:
         nodes = self.setting.cluster.nodes().values()
@@ -149,7 +150,7 @@ class Engine:
         try:
             found: dict[str, str] = place.host.call(copies, "states", root=place.root, volumes=names)
         except MoveError:
-            if self.verb in (*phases.LOOKING, phases.CANCEL):
+            if self._content_with_less():
                 return {}
             raise
         return found
@@ -208,12 +209,18 @@ class Engine:
     def _plan(self, phase: Phase) -> dict[str, Any]:
         move = self._forward()
         movers = self._movers(move)
-        unseen = [place.host.error for place in self.setting.places.values() if isinstance(place.host, OutOfReach)]
-        if unseen:
-            plan = plan_of_one_side(move, movers, phase.name, unseen[0].message)
-            return {"plan": plan, "plan_text": text_of_one_side(plan)}
         plan = self.tools.plan(move, movers, phase.name, self._steps(move, movers))
         return {"plan": plan, "plan_text": self.tools.plan_text(plan)}
+
+    def questions(self) -> list[dict[str, Any]]:
+        """Return what would have been asked of hosts without a link, as {"host", "question"} (see brought.py)."""
+        hosts = [place.host for place in self.setting.places.values()]
+        return [
+            {"host": host.name, "question": each}
+            for host in hosts
+            if isinstance(host, BroughtHost)
+            for each in host.open
+        ]
 
     def _steps(self, move: Move, movers: Mapping[str, Mover]) -> dict[str, list[Stage]]:
         """Return what each verb would walk, were it run now."""
@@ -333,8 +340,13 @@ class Engine:
         readiness = self._readiness(movers)
         late = [each["text"] for each in readiness if not each["ready"]]
         if late:
-            message = f"{self.unit.name} is not ready to switch: {'; '.join(late)}. Run verb=precopy"
-            raise MoveError("not_ready", message, readiness=readiness)
+            message = f"{self.unit.name} is not ready to switch: {'; '.join(late)}. Run verb={self._brings_nearer}"
+            raise MoveError("not_ready", message, readiness=readiness, next=self._brings_nearer)
+
+    @property
+    def _brings_nearer(self) -> str:
+        """The verb that has the copy on the other node follow again: what a switch does last, before a reverse."""
+        return phases.SWITCH if self.verb == phases.REVERSE else phases.PRECOPY
 
     def _fence(self, move: Move, movers: Mapping[str, Mover]) -> Step:
         seconds = self.setting.options.deadline + sum(
@@ -438,6 +450,8 @@ class Engine:
             said["state"] = f"the unit is not given back yet ({second}); the watcher on the manager goes on trying"
         else:
             said["state"] = f"the unit was given back and runs on {move.source.name}; nothing was promoted"
+            # A copy whose replica was let go for the switch has to follow again first.
+            said["next"] = self._brings_nearer
 
     def _give_back(self, move: Move, movers: Mapping[str, Mover]) -> None:
         """Bring the unit back to life on its source, from wherever the switch was."""
