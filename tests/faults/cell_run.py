@@ -142,7 +142,7 @@ def _two_operators(rig: Rig, verb: str) -> bool:
 def _then(rig: Rig, cell: Cell, notes: dict[str, Any]) -> str:
     """Do what the operator does after the fault; returns where the unit must be then."""
     if cell.then == CANCEL:
-        cancelled = rig.run("cancel")
+        cancelled = rig.run("cancel", whole=cell.verb != "reverse")
         if cancelled.status == 0:
             # A reverse that is taken back leaves the unit switched.
             back = cell.verb == "reverse" and cancelled.unit(rig.unit).get("phase") == "switched"
@@ -180,11 +180,13 @@ def _refusal(rig: Rig, play: Play) -> str:
 def _again(rig: Rig, place: str, notes: dict[str, Any]) -> list[str]:
     """Run the last verb a second time: nothing may change, and the unit must be said to be where it is."""
     last = rig.plays[-1].verb
-    second = rig.run(last, whole=_needs_role(last))
+    second = rig.run(last, whole=False)
     phase = second.unit(rig.unit).get("phase")
     notes["phase"] = phase
     problems = []
-    if second.status:
+    if last == "cancel" and place == TARGET:
+        _refusal(rig, second)  # a reverse was taken back: as after any switch there is nothing to cancel
+    elif second.status:
         problems.append(f"a second verb={last} failed: {second.message[:300]}")
     if second.changed:
         problems.append(f"a second verb={last} changed {second.changed} tasks")

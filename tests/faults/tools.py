@@ -143,7 +143,10 @@ def wrong_password(settings: Settings, deployed: Deployment, role: str) -> Itera
     finally:
         if role == user:
             password = deployed.passwords["postgres"]
-            psql(settings, deployed, f"ALTER ROLE \"{role}\" PASSWORD '{password}';", user=user)
+            # A switch may have moved it meanwhile.
+            mine = f"docker ps -q --filter label=com.docker.swarm.service.name={deployed.service('postgres')}"
+            host = next((each for each in HOSTS if hosts.ssh(settings, each, mine)), MANAGER)
+            psql(settings, deployed, f"ALTER ROLE \"{role}\" PASSWORD '{password}';", user=user, host=host)
 
 
 @contextmanager

@@ -18,9 +18,13 @@ from typing import Any, cast
 import pytest
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration import scram
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.backup_postgres import disagreements
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.cluster import Cluster, Node
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import LocalHost
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.journal import Journal
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import Member, Part, Unit
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers import postgres, postgres_facts
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Options
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Move, Options, Place
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres import PostgresMover
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_content import (
     Content,
@@ -237,6 +241,8 @@ def refused(disk: dict[str, Any] | None = None, free: int | None = 10**9, networ
         FOUND | found, LAYOUT, DISK | (disk or {}), ours={"ours"}, networks=["10.0.1.0/24"] * networks, free=free
     )
     assert all(trap.refuses and trap.text and trap.remedy for trap in traps)
+    # A remedy that would be refused by the same trap is none.
+    assert all(trap.code in postgres_facts.DUMPABLE for trap in traps if "mover: dump" in trap.remedy)
     return [trap.code for trap in traps]
 
 
@@ -452,3 +458,14 @@ def test_what_was_written_after_the_consumers_stop_is_found_before_the_promotion
         compared.probe()
     # After the promotion clients may write at any moment: nothing that they change is compared any more.
     assert [step.id for step in mover.verify()] == ["verify.db.identity", "verify.db.canary"]
+
+
+def test_a_switched_unit_gets_its_replication_role_back_without_prepare() -> None:
+    """Its password may be changed at any time, and after a switch prepare is refused."""
+    place = Place(LocalHost("kvm2"), Node("n", "kvm2", "10.0.0.2", 2.0, 2**30, True, False, {}), "/var/lib/docker")
+    unit = Unit("shop", "kvm4", "kvm2", ())
+    move = Move(unit, place, place, cast("Cluster", None), cast("Journal", None), Options())
+    part = Part("db", "postgres", "shop-db", Member("shop-db"), {"data": "/data"})
+    steps = [step for step in PostgresMover(move, part).follow() if isinstance(step, Step)]
+    assert steps[0].id == "follow.db.role"
+    assert steps[0].undo is None, "prepare's own step takes the role back"

@@ -210,15 +210,15 @@ def _strangers(layout: Layout, disk: Mapping[str, Any]) -> list[tuple[bool, str,
         return []
     kept = (layout.relative.split("/")[0], "lost+found")
     others = [name for name in disk["entries"] if name not in kept and not name.startswith(".")]
-    text = f"beside the data directory the volume holds what no standby copies: {', '.join(others[:5])}"
-    return [(bool(others), "other_files", text, "move it out of the volume, or move by dump (mover: dump)")]
+    text = f"beside the data directory the volume holds what is not PostgreSQL's: {', '.join(others[:5])}"
+    return [(bool(others), "other_files", text, "no mover takes it along: move it out of the volume")]
 
 
 def _control(found: Mapping[str, Any], disk: Mapping[str, Any]) -> list[tuple[bool, str, str, str]]:
     read = disk["control"] or {}
     same = (read.get("system_id"), read.get("version")) == (found["system_id"], found["control_version"])
     text = f"global/pg_control of PostgreSQL {found['version']} is not read here as the server reads it itself"
-    return [(not same, "control_file", text, "move by dump (mover: dump)")]
+    return [(not same, "control_file", text, "no mover takes it: this file proves that the source was stopped cleanly")]
 
 
 def _room(found: Mapping[str, Any], free: int | None) -> list[tuple[bool, str, str, str]]:
