@@ -24,8 +24,8 @@ description:
     after O(deadline), also over a reboot. It does so only if no promotion was intended.
 notes:
   - Runs on a manager of the Swarm. Other hosts are reached over SSH with a key that the role
-    P(evenkeel.swarm.migration#role) makes for it. Without that link V(plan) and V(status) say what they could not look
-    at.
+    P(evenkeel.swarm.migration#role) makes for it. Without that link V(plan) returns what it would ask of them as
+    C(questions), for M(evenkeel.swarm.migration_info), and names what nobody has looked at.
   - One move at a time on a Swarm. V(plan), V(status) and V(verify) run at any time.
   - Nothing secret stands in the result, in the journal, or in the arguments of a process.
   - The runbook is docs/moving.md.
@@ -114,6 +114,13 @@ options:
       - Swarm hostname to address, for hosts that the manager reaches at another address than Swarm has for them.
     type: dict
     default: {}
+  brought:
+    description:
+      - Answers of M(evenkeel.swarm.migration_info) on hosts to which there is no SSH link yet, each with the C(host)
+        that gave it. With V(plan).
+    type: list
+    elements: dict
+    default: []
   progress:
     description:
       - Say on the controller's screen what each step does.
@@ -125,6 +132,7 @@ options:
       - A file on the manager to append one line of JSON to for each event, so that a long run can be watched.
     type: path
 seealso:
+  - module: evenkeel.swarm.migration_info
   - module: evenkeel.swarm.service_limits
 """
 
@@ -167,6 +175,13 @@ lines:
   returned: always
   type: list
   elements: str
+questions:
+  description: What V(plan) would have asked of hosts to which there is no SSH link yet, for
+    M(evenkeel.swarm.migration_info) on the C(host). Empty once all of it was brought.
+  returned: with V(plan)
+  type: list
+  elements: dict
+  sample: [{host: kvm2, question: {argv: [rsync, --version]}}]
 units:
   description: What became of each unit, by name.
   returned: always
@@ -222,10 +237,11 @@ units:
 """
 
 import contextlib
+import json
 import os
 import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -265,6 +281,7 @@ class Migration:
         self.event = event
         self.verb: str = self.options["verb"]
         self.state = Path(self.options["state_directory"])
+        self.questions: list[dict[str, Any]] = []
 
     def run(self) -> dict[str, Any]:
         """Return the module's result; a failure is in it as `msg`. Raises MoveError before anything was looked at."""
@@ -277,7 +294,8 @@ class Migration:
         failures = [failure_text(self.verb, result) for result in results.values() if "error" in result]
         changed = any(result["changed"] for result in results.values())
         said = {"msg": " ".join(failures), "failed": True} if failures else {}
-        return {"changed": changed, "lines": lines, "units": results, **said}
+        asked = {"questions": unique(self.questions)} if self.verb == PLAN else {}
+        return {"changed": changed, "lines": lines, "units": results, **asked, **said}
 
     def _chosen(self) -> dict[str, Unit]:
         units = parse_units(self.options["units"])
@@ -309,11 +327,13 @@ class Migration:
             return engine.after(error)
         except (EngineError, OSError) as error:
             return engine.after(MoveError("failed", f"{type(error).__name__}: {error}"))
+        finally:
+            self.questions += engine.questions()
 
     def _engine(self, unit: Unit, cluster: Cluster) -> Engine:
         options = self.options
         ssh = self.state / "ssh"
-        link = Link(ssh / "id_ed25519", ssh / "known_hosts", options["addresses"])
+        link = Link(ssh / "id_ed25519", ssh / "known_hosts", options["addresses"], by_host(options["brought"]))
         setting = Setting(
             unit=unit,
             cluster=cluster,
@@ -336,6 +356,22 @@ _NOTHING: Mapping[str, Any] = {
     "changed": False,
     "warnings": [],
 }
+
+
+def by_host(brought: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Return the answers of each host. Raises MoveError with the field of one that has not all it needs."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for number, each in enumerate(brought):
+        if not {"host", "question", "answer"} <= set(each):
+            message = f"brought[{number}] must have host, question and answer, as migration_info returns them"
+            raise MoveError("bad_input", message, field=f"brought[{number}]")
+        found.setdefault(each["host"], []).append(each)
+    return found
+
+
+def unique(questions: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return each question once: units ask for the same."""
+    return [*{json.dumps(each, sort_keys=True): each for each in questions}.values()]
 
 
 def listen() -> None:
@@ -371,6 +407,7 @@ def define_module() -> AnsibleModule:
             "backup_directory": {"type": "path", "default": DEFAULTS.backup_directory},
             "state_directory": {"type": "path", "default": str(STATE)},
             "addresses": {"type": "dict", "default": {}},
+            "brought": {"type": "list", "elements": "dict", "default": []},
             # Read by the action plugin; here for those who call the module without it.
             "progress": {"type": "bool", "default": False},
             "progress_file": {"type": "path"},

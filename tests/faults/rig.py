@@ -182,13 +182,13 @@ class Rig:
         self.plays.append(play)
         return play
 
-    def run(self, verb: str, *, whole: bool = True) -> Play:
+    def run(self, verb: str, *arguments: str, whole: bool = True) -> Play:
         """Run the playbook with a verb to its end."""
-        return self.begin(verb, whole=whole).wait()
+        return self.begin(verb, *arguments, whole=whole).wait()
 
-    def succeed(self, verb: str, *, whole: bool = True) -> Play:
+    def succeed(self, verb: str, *arguments: str, whole: bool = True) -> Play:
         """Run the playbook with a verb. Raises LabError if it fails."""
-        play = self.run(verb, whole=whole)
+        play = self.run(verb, *arguments, whole=whole)
         if play.status:
             raise LabError(f"verb={verb} failed: {play.message}")
         return play

@@ -51,6 +51,7 @@ READY = ("before", "prepared", "copied")
 THERE = (*READY, "fenced>", "promotion_intended", "switched")
 NOBODY = seen(live="", lease=None)
 GONE = seen("kvm2", "kvm2")
+UNSEEN = Seen(frozenset(["kvm2"]), {"db-data": {"kvm4": "neither", "kvm2": None}})
 
 
 @pytest.mark.parametrize(
@@ -79,6 +80,10 @@ GONE = seen("kvm2", "kvm2")
         # The journal was lost with a disk: what is seen decides.
         ((), GONE, SWITCHED, ("kvm2", "kvm4")),
         ((), seen("kvm2", "kvm2", other="neither"), COMPLETED, ("kvm2", "kvm4")),
+        # The target can't be looked at.
+        ((*THERE, "complete"), UNSEEN, COMPLETED, ("kvm2", "kvm4")),
+        ((), UNSEEN, COMPLETED, ("kvm2", "kvm4")),
+        ((), Seen(frozenset(), {"db-data": {"kvm4": "live", "kvm2": None}}), NEW, ("kvm4", "kvm2")),
         ((*READY, "cancel", "before"), seen(lease=None), NEW, ("kvm4", "kvm2")),
     ],
 )

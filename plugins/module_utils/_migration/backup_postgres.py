@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import inspect
 import shlex
 import time
 from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import source_of
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Place
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_content import collect, rows
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_context import Context
@@ -117,7 +117,7 @@ class Backup:
             }
 
         def install(_tell: Tell) -> None:
-            program = inspect.getsource(pg_backup)
+            program = source_of(pg_backup)
             target.call(pg_backup, "set_timer", name=self._timer, program=program, config=config(), when="daily")
 
         return self.context.step(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError, if_reachable
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import APP
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Move, Place, Trap
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import bind_files
@@ -29,7 +29,10 @@ def file_traps(move: Move, service: str, kind: str = APP) -> list[Trap]:
     """Return the traps of what a service mounts of its node's disk."""
     paths = _paths(move, service)
     ours = [path for path in paths if _ours(move, path)]
-    return bind_traps(service, describe(move.source, paths), describe(move.target, paths), ours, kind)
+    there: Described = {}
+    for path in paths:
+        there |= if_reachable(lambda path=path: describe(move.target, [path])) or {}  # type: ignore[misc]
+    return bind_traps(service, describe(move.source, paths), there, ours, kind)
 
 
 def copy_files(move: Move, service: str) -> Sequence[Step]:

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration import phase as phases
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.brought import BroughtHost
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.cluster import Cluster
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import SshHost
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import OutOfReach, SshHost
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.journal import (
     FENCED,
     MARKS,
@@ -31,7 +32,6 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.journal 
     Journal,
     exclusive,
 )
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.link import OutOfReach
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import APP, FILES, Part, Unit
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import (
     Move,
@@ -42,11 +42,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.b
 )
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import copies
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.phase import Phase, Seen
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.tools import (
-    Tools,
-    plan_of_one_side,
-    text_of_one_side,
-)
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.tools import Tools
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Stage, Step, Tell, Together, Walk
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.watch import Watcher
 
@@ -126,13 +122,18 @@ class Engine:
         return phases.decide(self.unit, self.journal.entries, self._observe())
 
     def _reach(self) -> None:
-        """All hosts must be there before anything begins; cancel does what can be done without."""
-        for place in self.setting.places.values():
-            if isinstance(place.host, OutOfReach) and self.verb != phases.CANCEL:
+        """All hosts must be there before anything begins."""
+        for place in self.setting.places.values() if not self._content_with_less() else ():
+            if isinstance(place.host, OutOfReach):
                 raise place.host.error
-            if not place.node.ready and self.verb != phases.CANCEL:
+            if not place.node.ready:
                 message = f"Swarm says that {place.name} is not ready and active"
                 raise MoveError("node_not_ready", f"{message}: docker node ls", host=place.name)
+
+    def _content_with_less(self) -> bool:
+        """Tell whether a host may be missing: for a look, for cancel, and where nothing is left to be ended."""
+        ended = self.verb == phases.COMPLETE and not self._anything_to_cancel()
+        return ended or self.verb in (*phases.LOOKING, phases.CANCEL)
 
     def _observe(self) -> Seen:
         nodes = self.setting.cluster.nodes().values()
@@ -149,7 +150,7 @@ class Engine:
         try:
             found: dict[str, str] = place.host.call(copies, "states", root=place.root, volumes=names)
         except MoveError:
-            if self.verb in (*phases.LOOKING, phases.CANCEL):
+            if self._content_with_less():
                 return {}
             raise
         return found
@@ -208,12 +209,18 @@ class Engine:
     def _plan(self, phase: Phase) -> dict[str, Any]:
         move = self._forward()
         movers = self._movers(move)
-        unseen = [place.host.error for place in self.setting.places.values() if isinstance(place.host, OutOfReach)]
-        if unseen:
-            plan = plan_of_one_side(move, movers, phase.name, unseen[0].message)
-            return {"plan": plan, "plan_text": text_of_one_side(plan)}
         plan = self.tools.plan(move, movers, phase.name, self._steps(move, movers))
         return {"plan": plan, "plan_text": self.tools.plan_text(plan)}
+
+    def questions(self) -> list[dict[str, Any]]:
+        """Return what would have been asked of hosts without a link, as {"host", "question"} (see brought.py)."""
+        hosts = [place.host for place in self.setting.places.values()]
+        return [
+            {"host": host.name, "question": each}
+            for host in hosts
+            if isinstance(host, BroughtHost)
+            for each in host.open
+        ]
 
     def _steps(self, move: Move, movers: Mapping[str, Mover]) -> dict[str, list[Stage]]:
         """Return what each verb would walk, were it run now."""

@@ -5,10 +5,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 #: Codes of a host to which there is no way: before the first prepare, or because it is down.
 UNREACHABLE = ("no_link", "host_unreachable")
+
+
+def if_reachable(ask: Callable[[], T]) -> T | None:
+    """Return what a look at a host came to, None if there is no way to that host (yet)."""
+    try:
+        return ask()
+    except MoveError as error:
+        if error.code not in UNREACHABLE:
+            raise
+        return None
 
 
 class MoveError(Exception):

@@ -9,16 +9,19 @@ import inspect
 import json
 import shlex
 import subprocess
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
 
 # What ssh itself returns when it can't connect or loses the connection.
 SSH_FAILED = 255
+# What a shell returns for a command that is not there.
+NOT_FOUND = 127
 
 
 @dataclass(frozen=True)
@@ -68,13 +71,20 @@ class Host(ABC):
         except subprocess.TimeoutExpired as error:
             raise MoveError("timeout", f"{what} did not end within {timeout:g} s", host=self.name) from error
         except FileNotFoundError as error:
+            if not check and command[0] == argv[0]:
+                return Done(NOT_FOUND, "", f"{argv[0]} is not installed on {self.name}")
             raise MoveError("command_failed", f"{command[0]} is not installed, and the move needs it") from error
         done = Done(ended.returncode, ended.stdout, ended.stderr)
         self._raise_if_unreachable(done)
-        if check and done.status:
-            said = (done.err or done.out).strip()[-600:]
-            raise MoveError("command_failed", f"{what} failed (exit {done.status}): {said}", host=self.name)
+        if check:
+            self._raise_if_failed(argv[0], done)
         return done
+
+    def _raise_if_failed(self, command: str, done: Done) -> None:
+        if done.status:
+            said = (done.err or done.out).strip()[-600:]
+            message = f"{command} on {self.name} failed (exit {done.status}): {said}"
+            raise MoveError("command_failed", message, host=self.name)
 
     def popen(
         self, argv: Sequence[str], *, stdin: int | None = None, stdout: int | None = None
@@ -99,12 +109,14 @@ class Host(ABC):
         The module's source is sent along, so it may use the standard library only. An OSError or ValueError there
         comes back as a MoveError `failed_on_host` with its text.
         """
-        script = _SCRIPT.format(source=inspect.getsource(module), function=function, arguments=json.dumps(arguments))
+        script = _SCRIPT.format(source=source_of(module), function=function, arguments=json.dumps(arguments))
         done = self.run(["python3", "-I", "-"], stdin=script, timeout=timeout, check=False)
         if done.status:
             said = done.err.strip().splitlines()[-1:] or [f"exit {done.status}"]
             raise MoveError("failed_on_host", f"{self.name}: {said[0]}", host=self.name)
-        answer = json.loads(done.out.splitlines()[-1])
+        return self._result(json.loads(done.out.splitlines()[-1]))
+
+    def _result(self, answer: Mapping[str, Any]) -> Any:
         if "error" in answer:
             raise MoveError("failed_on_host", f"{self.name}: {answer['error']}", host=self.name)
         return answer["result"]
@@ -159,3 +171,33 @@ class SshHost(Host):
         if done.status == SSH_FAILED:
             said = done.err.strip().splitlines()[-1:] or ["no answer"]
             raise MoveError("host_unreachable", f"{self.name} can't be reached over SSH: {said[0]}", host=self.name)
+
+
+_sources: dict[ModuleType, str] = {}
+_reading = threading.Lock()
+
+
+def source_of(module: ModuleType) -> str:
+    """Return a module's source.
+
+    One thread at a time: of a module in an archive, as Ansible sends it, two that read at once may both find nothing.
+    """
+    with _reading:
+        if module not in _sources:
+            _sources[module] = inspect.getsource(module)
+        return _sources[module]
+
+
+class OutOfReach(Host):
+    """A host that can't be reached now, and why: whatever is asked of it raises that."""
+
+    def __init__(self, name: str, error: MoveError) -> None:
+        self.name = name
+        self.error = error
+
+    def _argv(self, argv: Sequence[str], env: Mapping[str, str]) -> NoReturn:
+        del argv, env
+        raise MoveError(self.error.code, self.error.message, host=self.name)
+
+    def _raise_if_unreachable(self, done: Done) -> None:
+        """Do nothing: it never comes to an answer."""

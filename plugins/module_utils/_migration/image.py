@@ -21,6 +21,11 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.pour imp
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Step, Tell
 
 _PULL_SECONDS = 900
+# Not the image's environment: somebody may have put a secret there.
+_INSPECTED = (
+    '{"Id": {{json .Id}}, "Size": {{json .Size}}, "RepoDigests": {{json .RepoDigests}},'
+    ' "Volumes": {{json .Config.Volumes}}}'
+)
 Inspected = Mapping[str, Any]
 
 
@@ -61,9 +66,9 @@ def _short(name: str) -> str:
 
 def inspect(host: Host, reference: str) -> Inspected | None:
     """Return what a host's engine knows of an image, None if it has none of that name."""
-    done = host.run(["docker", "image", "inspect", reference], check=False)
+    done = host.run(["docker", "image", "inspect", "--format", _INSPECTED, reference], check=False)
     if done.status == 0:
-        found: Inspected = json.loads(done.out)[0]
+        found: Inspected = json.loads(done.out)
         return found
     if "no such image" in done.err.lower():
         return None

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._engine import EngineError, engine_get
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.brought import ROOT, BroughtHost
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.cluster import Cluster, Node
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import Done, Host, LocalHost, SshHost
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import Host, LocalHost, OutOfReach, SshHost
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import Unit
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Place
 
@@ -23,11 +24,16 @@ _INFO_SECONDS = 20
 
 @dataclass(frozen=True)
 class Link:
-    """How the manager reaches other hosts. `addresses`: hostname -> address, where it isn't the Swarm node's own."""
+    """How the manager reaches other hosts.
+
+    `addresses`: hostname -> address, where it isn't the Swarm node's own. `brought`: hostname -> answers that
+    migration_info gave there, for a host to which there is no link yet.
+    """
 
     key: Path
     known_hosts: Path
     addresses: Mapping[str, str] = field(default_factory=dict)
+    brought: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
     def options(self) -> list[str]:
         """Return ssh's options; nothing of the machine's own SSH configuration counts."""
@@ -50,25 +56,9 @@ class Link:
     def host(self, node: Node) -> Host:
         """Return a host as the link reaches it."""
         if not self.key.exists():
-            message = f"{node.hostname} can't be looked at: there is no SSH link to it yet; verb=prepare makes it"
-            return OutOfReach(node.hostname, MoveError("no_link", message, host=node.hostname))
+            return BroughtHost(node.hostname, self.brought.get(node.hostname, ()))
         SOCKETS.mkdir(mode=0o700, exist_ok=True)
         return SshHost(node.hostname, self.options(), f"root@{self.addresses.get(node.hostname, node.address)}")
-
-
-class OutOfReach(Host):
-    """A host that can't be reached now, and why: whatever is asked of it raises that."""
-
-    def __init__(self, name: str, error: MoveError) -> None:
-        self.name = name
-        self.error = error
-
-    def _argv(self, argv: Sequence[str], env: Mapping[str, str]) -> NoReturn:
-        del argv, env
-        raise MoveError(self.error.code, self.error.message, host=self.name)
-
-    def _raise_if_unreachable(self, done: Done) -> None:
-        """Do nothing: it never comes to an answer."""
 
 
 def find_places(unit: Unit, cluster: Cluster, docker_host: str, link: Link) -> dict[str, Place]:
@@ -99,10 +89,8 @@ def local_info(docker_host: str) -> dict[str, dict[str, str]]:
 
 def _place(node: Node, me: str, link: Link) -> Place:
     host: Host = LocalHost(node.hostname) if node.id == me else link.host(node)
-    if isinstance(host, OutOfReach):
-        return Place(host, node, "")
     try:
-        root = host.run(["docker", "info", "--format", "{{.DockerRootDir}}"], timeout=_INFO_SECONDS).out.strip()
+        root = host.run(ROOT, timeout=_INFO_SECONDS).out.strip()
     except MoveError as error:
-        return Place(OutOfReach(node.hostname, error), node, "")
+        return Place(host if isinstance(host, OutOfReach) else OutOfReach(node.hostname, error), node, "")
     return Place(host, node, root)

@@ -12,7 +12,12 @@ from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._limits_plan import Node, read_settings
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.bind_mounts import file_traps
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import UNREACHABLE, MoveError
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.brought import BroughtHost
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import (
+    UNREACHABLE,
+    MoveError,
+    if_reachable,
+)
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import LocalHost
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.image import inspect, meant
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import FILES, Part
@@ -80,11 +85,12 @@ def look(move: Move, parts: Sequence[Part]) -> Seen:
     here, there = seen.source.unreachable is None, seen.target.unreachable is None
     own = [part for part in parts if part.kind != FILES]
     images = {
-        part.service: _image(move, image_of(seen.services[part.service]["Spec"]), part.service, here=here, there=there)
+        part.service: _image(move, image_of(seen.services[part.service]["Spec"]), part.service, here=here)
         for part in own
     }
     clients = {part.service: _clients(move, part.service, seen) for part in own} if here else {}
-    rate = link_rate(move) if here and there else None
+    linked = not any(isinstance(place.host, BroughtHost) for place in (move.source, move.target))
+    rate = link_rate(move) if here and there and linked else None
     return replace(seen, images=images, clients=clients, link_rate=rate, traps=_all_traps(move, parts, seen))
 
 
@@ -127,7 +133,7 @@ def _host(place: Place, volumes: Sequence[str]) -> HostSeen:
     return HostSeen(seen["disk_free"], seen["disk_total"], seen["memory_available"], ports, seen["containers"])
 
 
-def _image(move: Move, reference: str, service: str, *, here: bool, there: bool) -> ImageSeen:
+def _image(move: Move, reference: str, service: str, *, here: bool) -> ImageSeen:
     if not here:
         return ImageSeen(reference, None, None, None)
     try:
@@ -136,7 +142,7 @@ def _image(move: Move, reference: str, service: str, *, here: bool, there: bool)
         if error.code != "image_missing":
             raise
         return ImageSeen(reference, None, None, None)
-    on_target = inspect(move.target.host, str(found["Id"])) is not None if there else None
+    on_target = if_reachable(lambda: inspect(move.target.host, str(found["Id"])) is not None)
     return ImageSeen(reference, str(found["Id"]), int(found["Size"]), on_target)
 
 
@@ -147,6 +153,9 @@ def _all_traps(move: Move, parts: Sequence[Part], seen: Seen) -> list[Trap]:
         if host.unreachable is not None:
             text = f"{place.name} can't be looked at: {host.unreachable}"
             traps.append(Trap("host_not_seen", text, "nothing of its disk, ports, images and files is in this plan"))
+        elif isinstance(place.host, BroughtHost):
+            text = f"the speed of the way to {place.name} was not looked at, as there is no SSH link to it yet"
+            traps.append(Trap("link_not_seen", text, "prepare makes it, and the plans after that have the speed"))
     return traps
 
 
@@ -159,12 +168,12 @@ def _part_traps(move: Move, part: Part, seen: Seen) -> list[Trap]:
         *whereabouts_traps(part.service, part.kind, read_settings(spec).replicas or 0, running, move.source.name),
         *network_traps(spec, seen.networks),
         *port_traps(spec, seen.target.ports),
-        *(_traps_on_hosts(move, part, spec) if seen.source.unreachable is seen.target.unreachable is None else ()),
+        *(_traps_on_hosts(move, part, spec) if seen.source.unreachable is None else ()),
     ]
 
 
 def _traps_on_hosts(move: Move, part: Part, spec: Mapping[str, Any]) -> list[Trap]:
-    declared = ((inspect(move.source.host, image_of(spec)) or {}).get("Config") or {}).get("Volumes") or {}
+    declared = (inspect(move.source.host, image_of(spec)) or {}).get("Volumes") or {}
     return [*image_volume_traps(spec, list(declared), part.kind), *file_traps(move, part.service, part.kind)]
 
 

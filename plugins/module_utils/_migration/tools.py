@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.cluster import Cluster
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import UNREACHABLE, MoveError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import (
     APP,
     FILES,
@@ -21,13 +22,14 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model im
     Unit,
 )
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import (
+    Facts,
     Move,
     Mover,
     Place,
+    Trap,
 )
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.phase import COMPLETED, COPIED, SWITCHED
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Stage, Step
-from ansible_collections.evenkeel.swarm.plugins.module_utils._words import size
 
 
 class Tools:
@@ -86,7 +88,7 @@ class Tools:
         if phase in (SWITCHED, COMPLETED):
             return empty_plan(move.unit, phase)
         parts = [mover.part for mover in movers.values()]
-        facts = {key: mover.facts() for key, mover in movers.items()}
+        facts = {key: _facts_of(mover) for key, mover in movers.items()}
         ready = {key: mover.readiness() for key, mover in movers.items()} if phase == COPIED else {}
         return build_plan(move, parts, facts, look(move, parts), phase=phase, steps=steps, readiness=ready)
 
@@ -97,27 +99,12 @@ class Tools:
         return plan_text(plan)
 
 
-def plan_of_one_side(move: Move, movers: Mapping[str, Mover], phase: str, reason: str) -> dict[str, Any]:
-    """Return what can be planned while one of the hosts can't be looked at, and why not more."""
-    parts = [
-        {"key": key, "kind": mover.part.kind, "service": mover.part.service, "volumes": sorted(mover.part.volumes)}
-        for key, mover in movers.items()
-    ]
-    node = move.target.node
-    target = {"cpus": node.cpus, "memory": node.memory, "ready": node.ready}
-    ways = {"unit": move.unit.name, "source": move.source.name, "target": move.target.name, "phase": phase}
-    return {**ways, "parts": parts, "target_node": target, "not_seen": reason, "hash": None}
-
-
-def text_of_one_side(plan: Mapping[str, Any]) -> list[str]:
-    """Return such a plan as lines for people."""
-    target = plan["target_node"]
-    state = "ready" if target["ready"] else "NOT ready"
-    lines = [f"Plan of {plan['unit']}: {plan['source']} -> {plan['target']} ({plan['phase']})"]
-    for part in plan["parts"]:
-        volumes = f", volumes {', '.join(part['volumes'])}" if part["volumes"] else ""
-        lines.append(f"  {part['service']}: {part['kind']}{volumes}")
-    lines.append(f"  {plan['target']}: {target['cpus']:g} CPUs, {size(target['memory'])} of memory, {state}")
-    lines.append(f"  not looked at: sizes, free space, images, traps. {plan['not_seen']}")
-    lines.append("  verb=prepare looks at all of that before it changes anything")
-    return lines
+def _facts_of(mover: Mover) -> Facts:
+    """Return what is seen of a part; of one on a host that can't be looked at a trap says so."""
+    try:
+        return mover.facts()
+    except MoveError as error:
+        if error.code not in UNREACHABLE:
+            raise
+        text = f"{mover.part.service}: {error.message}"
+        return Facts(None, None, {}, [Trap("part_not_seen", text, "its size and its traps are not in this plan")])

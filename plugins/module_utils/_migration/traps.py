@@ -213,7 +213,8 @@ def bind_traps(
 ) -> list[Trap]:
     """Return the traps of paths of the node's disk that a service mounts.
 
-    `files`, `there`: path -> {"kind", "bytes", "sha256"} on source and target. `ours`: copies that the move made.
+    `files`, `there`: path -> {"kind", "bytes", "sha256"} on source and target; what `there` lacks was not looked at.
+    `ours`: copies that the move made.
     """
     found = []
     for path, here in files.items():
@@ -226,13 +227,14 @@ def bind_traps(
             refusal = f"it has {here['bytes']} bytes, files up to {MAX_FILE} are copied: use a named volume"
         elif kind != APP:
             refusal = f"the copy of a {kind} is made without it: make it a Swarm config or secret"
-        elif there[path]["kind"] != "missing" and there[path] != here and path not in ours:
+        elif path in there and there[path]["kind"] != "missing" and there[path] != here and path not in ours:
             text = f"{service}: {path} is another {there[path]['kind']} on the target"
             refusal = "nothing is overwritten there: remove it, or make the two equal"
         if refusal is not None:
             found.append(Trap("bind_mount", text, refusal, refuses=True))
         else:
-            found.append(Trap("file_mount", text, f"its {here['bytes']} bytes are copied to the same path"))
+            unseen = "" if path in there else "; whether the target has another there was not looked at"
+            found.append(Trap("file_mount", text + unseen, f"its {here['bytes']} bytes are copied to the same path"))
     return found
 
 

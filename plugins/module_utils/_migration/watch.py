@@ -10,7 +10,6 @@ while the machine was down is acted on at the next boot.
 from __future__ import annotations
 
 import datetime
-import inspect
 import io
 import json
 import os
@@ -25,6 +24,7 @@ from typing import Any
 from ansible_collections.evenkeel.swarm.plugins.module_utils import _engine
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration import errors, host, journal, walk
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import source_of
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import copies, give_back
 
 _MODULES: tuple[ModuleType, ...] = (_engine, errors, host, journal, walk, copies, give_back)
@@ -102,7 +102,7 @@ def program() -> bytes:
             path = module.__name__.replace(".", "/")
             parts = path.split("/")[:-1]
             packages |= {"/".join(parts[: index + 1]) + "/" for index in range(len(parts))}
-            archive.writestr(f"{path}.py", inspect.getsource(module))
+            archive.writestr(f"{path}.py", source_of(module))
         for package in packages - {""}:
             archive.writestr(f"{package}__init__.py", "")
         archive.writestr("__main__.py", f"from {give_back.__name__} import main\n\nmain()\n")

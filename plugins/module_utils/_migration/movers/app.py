@@ -14,7 +14,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.bind_mou
     file_traps,
     stale_files,
 )
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError, if_reachable
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.health import healthy
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.image import (
     image_present,
@@ -40,7 +40,7 @@ class AppMover(Mover):
         spec = self._spec()
         reference = image_of(spec)
         source = self._image_on_source(reference)
-        on_target = None if source is None else inspect(self.move.target.host, str(source["Id"])) is not None
+        on_target = None if source is None else if_reachable(lambda: self._on_target(str(source["Id"])))
         files = describe(self.move.source, bind_sources(spec))
         detail = {
             "image": reference,
@@ -54,6 +54,9 @@ class AppMover(Mover):
             detail=detail,
             traps=file_traps(self.move, self.part.service),
         )
+
+    def _on_target(self, image_id: str) -> bool:
+        return inspect(self.move.target.host, image_id) is not None
 
     def prepare(self) -> Sequence[Stage]:
         """Bring the image and the mounted files to the target."""

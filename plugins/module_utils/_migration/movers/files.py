@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError, if_reachable
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import Part
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers import backups, rsync
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import (
@@ -227,14 +227,12 @@ class FilesMover(Mover):
         if about and (about[0]["Driver"] != "local" or about[0].get("Options")):
             text = f"the volume {volume.name} is not a plain local one (driver {about[0]['Driver']}, or with options)"
             found.append(Trap("volume_driver", text, "move its data by the means of its driver", refuses=True))
-        there = volume.look(target)
-        copied = volume.ours(there) and there["state"] == copies.PARKED and not there["empty"]
-        if not copied and there["free"] < size + RESERVE:
+        there = if_reachable(lambda: volume.look(target))
+        copied = there is not None and volume.ours(there) and there["state"] == copies.PARKED and not there["empty"]
+        if there is not None and not copied and there["free"] < size + RESERVE:
             text = f"{target.name} has {human(there['free'])} free, and the volume {volume.name} takes {human(size)}"
             found.append(Trap("no_room", text, "make room on the target", refuses=True))
-        lacking = [
-            place.name for place in (source, target) if place.host.run(["rsync", "--version"], check=False).status
-        ]
+        lacking = [place.name for place in (source, target) if if_reachable(lambda place=place: _lacks_rsync(place))]  # type: ignore[misc]
         if lacking:
             text = f"rsync is not installed on {' and '.join(lacking)}"
             found.append(Trap("no_rsync", text, "install it (Debian: rsync)", refuses=True))
@@ -248,6 +246,10 @@ class FilesMover(Mover):
         return Step(
             f"{what.replace(' ', f'.{self.part.key}.')}", title, place.name, check, lambda _tell: None, changes=False
         )
+
+
+def _lacks_rsync(place: Place) -> bool:
+    return place.host.run(["rsync", "--version"], check=False).status != 0
 
 
 def _both(first: Callable[[], Any], second: Callable[[], Any]) -> tuple[Any, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.backup_postgres import Backup
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import UNREACHABLE, MoveError
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError, if_reachable
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import Part
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import (
     Facts,
@@ -77,14 +77,13 @@ class PostgresMover(Mover):
 
     def _room(self, place: Place) -> int | None:
         """Return what is free on a node's disk; None where a copy lies already, or no way leads there yet."""
-        try:
+
+        def free() -> int | None:
             if self.context.standby(place) is not None:
                 return None
             return int(place.host.call(pg_data, "free", path=place.root))
-        except MoveError as error:
-            if error.code not in UNREACHABLE:
-                raise
-            return None
+
+        return if_reachable(free)
 
     def prepare(self) -> Sequence[Stage]:
         """Bring the image; make the place, the role, the way in and the bound."""
