@@ -79,12 +79,18 @@ def decide(unit: Unit, entries: Sequence[Mapping[str, Any]], seen: Seen) -> Phas
 
 def _at_rest(unit: Unit, ended: Mapping[str, Any] | None, seen: Seen) -> Phase:
     """Return the phase where no move is under way by the journal, or none has ever been."""
-    if seen.lives == unit.target:
+    if (seen.lives or _leased(seen)) == unit.target:
         kept = any(unit.home in seen.at(PARKED, volume) for volume in seen.volumes)
         # A switched unit without a journal: it was lost with the manager's disk.
         return Phase(SWITCHED if kept else COMPLETED, unit.target, unit.home)
     name = CANCELLED if ended is not None and ended.get("how") == CANCEL else NEW
     return Phase(name, unit.home, unit.target)
+
+
+def _leased(seen: Seen) -> str | None:
+    """Return where the lease is, if no data is seen live: once a move is ended there is no link to look at the other host."""
+    live = any(seen.at(LIVE, volume) for volume in seen.volumes)
+    return None if live or len(seen.lease) != 1 else next(iter(seen.lease))
 
 
 def _under_way(unit: Unit, entries: Sequence[Mapping[str, Any]], seen: Seen) -> Phase:
