@@ -42,7 +42,7 @@ DONE = ["-e", "migration_min_age=0", "-e", "migration_confirm=true"]
 
 
 def kept(rig: Rig, verb: str, line: str) -> bool:
-    """Return whether something may stay after an end of a move: journals, backups, and where complete has brought it."""
+    """Return whether something may stay when a move ends: journals, backups, and the unit where complete left it."""
     where, _, what = line.partition(": ")
     unit, names = rig.unit, "|".join(re.escape(rig.deployed.service(role)) for role in rig.deployed.roles)
     always = [f"file /var/lib/evenkeel/migration/{unit}/journal.jsonl", f"file /var/backups/evenkeel/{unit}/.*"]

@@ -88,7 +88,7 @@ def _at_rest(unit: Unit, ended: Mapping[str, Any] | None, seen: Seen) -> Phase:
 
 
 def _leased(seen: Seen) -> str | None:
-    """Return where the lease is, if no data is seen live: once a move is ended there is no link to look at the other host."""
+    """Return where the lease is, if no data is seen live: an ended move has no link to look at the other host."""
     live = any(seen.at(LIVE, volume) for volume in seen.volumes)
     return None if live or len(seen.lease) != 1 else next(iter(seen.lease))
 
