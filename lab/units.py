@@ -227,13 +227,24 @@ def deploy(settings: Settings, deployed: Deployment, roles: Sequence[str] = ()) 
             return
         if not client.networks(names=[deployed.network]):
             client.create_network(deployed.network, driver="overlay", attachable=True, scope="swarm")
-        present = {service["Spec"]["Name"]: service for service in client.services()}
         for role in roles or deployed.roles:
-            body = copy.deepcopy(deployed.spec(role))
-            found = present.get(body["Name"])
-            if found:
-                body["TaskTemplate"]["ForceUpdate"] = found["Spec"]["TaskTemplate"].get("ForceUpdate", 0) + 1
+            _replace(client, deployed.spec(role))
+
+
+def _replace(client: Any, spec: Mapping[str, Any]) -> None:
+    """Make a service, or replace its whole spec; read anew where another writer, such as a move, was faster."""
+    for last in [False] * 20 + [True]:
+        body = copy.deepcopy(dict(spec))
+        found = next((each for each in client.services() if each["Spec"]["Name"] == body["Name"]), None)
+        if found:
+            body["TaskTemplate"]["ForceUpdate"] = found["Spec"]["TaskTemplate"].get("ForceUpdate", 0) + 1
+        try:
             estate.create_or_update(client, found, body)
+        except LabError as error:
+            if last or "out of sequence" not in str(error):
+                raise
+        else:
+            return
 
 
 def converge(settings: Settings, deployed: Deployment, host: str = MANAGER) -> None:

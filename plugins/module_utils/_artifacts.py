@@ -142,7 +142,7 @@ def migration_artifact(units: Mapping[str, Row], verb: str) -> dict[str, Any]:
     """Return where moves stand after a verb; `units`: the units that the module migration returns.
 
     By unit: `phase`, `runs_on`, `target`, `next` (verb) and `changed` as there; `plan` is a plan's hash, None without
-    one or if a host could not be looked at; `refusals` are the codes of what stands in the way; `error` is a code.
+    one; `refusals` are the codes of what stands in the way; `error` is a code.
     """
     return {"verb": verb, "units": {name: _unit(result) for name, result in units.items()}}
 

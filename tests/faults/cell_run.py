@@ -153,6 +153,10 @@ def _then(rig: Rig, cell: Cell, notes: dict[str, Any]) -> str:
         if reversed_.status == 0:
             return MANAGER
         notes["reverse_refused"] = _refusal(rig, reversed_)
+    # Given back, the copy has to be brought near again first: the failed run says by which verb.
+    following = rig.plays[-1].unit(rig.unit).get("next") if rig.plays[-1].status else None
+    if following in ("precopy", "switch") and following != cell.verb:
+        rig.succeed(following, whole=False)
     if cell.verb == "reverse":
         rig.succeed("reverse", whole=False)
         return MANAGER

@@ -168,8 +168,7 @@ def test_a_planned_move_has_its_hash_and_what_stands_in_the_way() -> None:
         {"code": "latest", "text": "long", "remedy": "long", "refuses": False},
     ]
     seen = moved(plan={"hash": "4f", "traps": traps, "parts": ["long"]})
-    unseen = moved(plan={"hash": None, "parts": ["long"], "not_seen": "no link"})
-    found = artifact({"shop": seen, "mail": unseen}, "migration", verb="plan")
+    found = artifact({"shop": seen, "mail": moved()}, "migration", verb="plan")
     where = {"phase": "new", "runs_on": "kvm4", "target": "kvm2", "next": "prepare", "changed": False, "error": None}
     assert found == {
         "verb": "plan",

@@ -11,7 +11,12 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.cluster 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.engine import Engine, Setting, _flat
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import Member, Part, Unit
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Move, Mover, Options
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import (
+    Move,
+    Mover,
+    Options,
+    Readiness,
+)
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.phase import Phase
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.tools import Tools
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Step
@@ -121,3 +126,18 @@ def test_data_comes_back_to_life_after_containers_that_stop(switch: Engine, monk
     switch._give_back(*moved(switch, did))
     assert did[0] == "strays gone"
     assert did.index("undo park db") < did.index("given back") < did.index("undo settle db")
+
+
+@pytest.mark.parametrize(("verb", "nearer"), [("switch", "precopy"), ("reverse", "switch")])
+def test_given_back_the_copy_has_to_follow_again_first(
+    verb: str, nearer: str, switch: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    switch.verb = verb
+    monkeypatch.setattr(switch, "_give_back", lambda _move, _movers: None)
+    error = MoveError("failed", "no")
+    switch._after_failure(error, *moved(switch, []))
+    monkeypatch.setattr(switch, "phase", lambda: Phase("copied" if verb == "switch" else "switched", *THERE))
+    assert switch.after(error)["next"] == nearer
+    unready = {"db": cast("Mover", type("Late", (), {"readiness": lambda _self: Readiness(False, "late")})())}
+    with pytest.raises(MoveError, match=f"late. Run verb={nearer}"):
+        switch._refuse_unready(unready)

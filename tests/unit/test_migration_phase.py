@@ -51,6 +51,7 @@ READY = ("before", "prepared", "copied")
 THERE = (*READY, "fenced>", "promotion_intended", "switched")
 NOBODY = seen(live="", lease=None)
 GONE = seen("kvm2", "kvm2")
+UNSEEN = Seen(frozenset(["kvm2"]), {"db-data": {"kvm4": "neither", "kvm2": None}})
 
 
 @pytest.mark.parametrize(
@@ -79,6 +80,10 @@ GONE = seen("kvm2", "kvm2")
         # The journal was lost with a disk: what is seen decides.
         ((), GONE, SWITCHED, ("kvm2", "kvm4")),
         ((), seen("kvm2", "kvm2", other="neither"), COMPLETED, ("kvm2", "kvm4")),
+        # The target can't be looked at.
+        ((*THERE, "complete"), UNSEEN, COMPLETED, ("kvm2", "kvm4")),
+        ((), UNSEEN, COMPLETED, ("kvm2", "kvm4")),
+        ((), Seen(frozenset(), {"db-data": {"kvm4": "live", "kvm2": None}}), NEW, ("kvm4", "kvm2")),
         ((*READY, "cancel", "before"), seen(lease=None), NEW, ("kvm4", "kvm2")),
     ],
 )
@@ -93,7 +98,6 @@ def test_where_an_ended_move_left_the_unit_is_known_without_a_link() -> None:
     ended = journal(*THERE, "complete")
     blind: dict[str, str | None] = {"kvm4": "neither", "kvm2": None}
     assert decide(UNIT, ended, Seen(frozenset(["kvm2"]), {"db-data": blind})).name == COMPLETED
-    assert decide(UNIT, ended, Seen(frozenset(["kvm2"]), {"db-data": {**blind, "kvm4": "live"}})).name == NEW
     assert decide(UNIT, ended, Seen(frozenset(), {"db-data": blind})).name == NEW
 
 

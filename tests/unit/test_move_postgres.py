@@ -12,13 +12,16 @@ import os
 import stat
 import struct
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration import scram
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.backup_postgres import disagreements
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers import postgres_facts
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers import postgres, postgres_facts
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Options
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres import PostgresMover
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_content import (
     Content,
     collect,
@@ -37,6 +40,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.p
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_switch import passes, refusal
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_words import explain, last_line
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import pg_backup, pg_data
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Step
 
 LAYOUT = Layout(
     volume="db-data",
@@ -412,3 +416,41 @@ def test_only_a_whole_proven_backup_counts_and_old_ones_go(tmp_path: Path) -> No
     pg_backup.begin(root, "5")
     assert sorted(entry.name for entry in Path(root).iterdir()) == ["2", "3", "5"]
     assert stat.S_IMODE((Path(root) / "2" / "backup.json").stat().st_mode) == 0o600
+
+
+class Copied:
+    """What the comparison of a copy asks of its move."""
+
+    def __init__(self, kept: Path) -> None:
+        self.move = self.journal = self.target = self.source = self.names = self
+        self.role, self.path, self.name, self.service, self.key = "role", kept / "journal.jsonl", "kvm2", "db", "db"
+        self.options = Options()
+        self.holds: dict[str, Any] = {"shop": {"sequence": {"orders": [331, 1]}}}
+
+    def standby(self, _place: object) -> Copied:
+        return self
+
+    def step(self, verb: str, what: str, title: str, host: str, probe: Any, *_more: Any, **_named: Any) -> Step:
+        return Step(f"{verb}.db.{what}", title, host, probe, lambda _tell: None)
+
+
+def test_what_was_written_after_the_consumers_stop_is_found_before_the_promotion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = Copied(tmp_path)
+    mover = cast("Any", object.__new__(PostgresMover))
+    mover.move = mover.context = mover.part = copied
+    monkeypatch.setattr(postgres, "content", lambda standby, **_named: standby.holds)
+    monkeypatch.setattr(postgres, "Switch", lambda _context: SimpleNamespace(fence=str, gate=str))
+    [*_before, compared] = mover.stopped()
+    assert compared.id == "switch.db.content"
+    with pytest.raises(MoveError, match="nothing was promoted"):
+        compared.probe()
+    mover._content_file.write_text(json.dumps(copied.holds))
+    assert compared.probe()
+    # A redeploy has started a consumer again.
+    copied.holds["shop"]["sequence"]["orders"] = [746, 1]
+    with pytest.raises(MoveError, match=r"orders in shop was \[331, 1\], is \[746, 1\].*nothing was promoted"):
+        compared.probe()
+    # After the promotion clients may write at any moment: nothing that they change is compared any more.
+    assert [step.id for step in mover.verify()] == ["verify.db.identity", "verify.db.canary"]

@@ -111,7 +111,7 @@ class Engine:
             result = self._result(phase)
             if self.verb not in phases.LOOKING and not phases.refusal(self.verb, phase, self.unit):
                 # It may be in its last steps that it failed, with the phase behind it.
-                result["next"] = self.verb
+                result["next"] = error.details.get("next", self.verb)
         except MoveError:
             unknown = Phase("unknown", self.unit.home, self.unit.target)
             result = {**self._result(unknown), "runs_on": None, "next": phases.STATUS}
@@ -340,8 +340,13 @@ class Engine:
         readiness = self._readiness(movers)
         late = [each["text"] for each in readiness if not each["ready"]]
         if late:
-            message = f"{self.unit.name} is not ready to switch: {'; '.join(late)}. Run verb=precopy"
-            raise MoveError("not_ready", message, readiness=readiness)
+            message = f"{self.unit.name} is not ready to switch: {'; '.join(late)}. Run verb={self._brings_nearer}"
+            raise MoveError("not_ready", message, readiness=readiness, next=self._brings_nearer)
+
+    @property
+    def _brings_nearer(self) -> str:
+        """The verb that has the copy on the other node follow again: what a switch does last, before a reverse."""
+        return phases.SWITCH if self.verb == phases.REVERSE else phases.PRECOPY
 
     def _fence(self, move: Move, movers: Mapping[str, Mover]) -> Step:
         seconds = self.setting.options.deadline + sum(
@@ -445,6 +450,8 @@ class Engine:
             said["state"] = f"the unit is not given back yet ({second}); the watcher on the manager goes on trying"
         else:
             said["state"] = f"the unit was given back and runs on {move.source.name}; nothing was promoted"
+            # A copy whose replica was let go for the switch has to follow again first.
+            said["next"] = self._brings_nearer
 
     def _give_back(self, move: Move, movers: Mapping[str, Mover]) -> None:
         """Bring the unit back to life on its source, from wherever the switch was."""

@@ -279,6 +279,7 @@ def stop(move: Move, service: str) -> Step:
     """Scale a service to 0 and stop what is left of it; a redeploy in between is scaled down again."""
     grace = stop_grace(move.cluster.service(service)["Spec"])
     places = (move.source, move.target)
+    tried = False
 
     def none_left() -> bool:
         # A redeploy may come at any moment: the wish is renewed at every look.
@@ -294,8 +295,13 @@ def stop(move: Move, service: str) -> Step:
         remember_running(move, image_of(move.cluster.service(service)["Spec"]), service)
         tell(text=f"{service} has {grace:g} s to stop by itself")
         wait_until(none_left, grace + STOP_MARGIN, f"{service} to stop", every=0.05)
+        nonlocal tried
+        tried = True
 
     def probe() -> bool:
+        if tried:
+            # A redeploy since then does no harm: what holds data can't start on them, and start() writes the spec anew.
+            return not containers(move, service)
         stopped = read_settings(move.cluster.service(service)["Spec"]).replicas == 0
         return stopped and not _out_of_sight(move, _alive_tasks(move, service)) and not containers(move, service)
 

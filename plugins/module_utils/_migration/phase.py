@@ -79,18 +79,14 @@ def decide(unit: Unit, entries: Sequence[Mapping[str, Any]], seen: Seen) -> Phas
 
 def _at_rest(unit: Unit, ended: Mapping[str, Any] | None, seen: Seen) -> Phase:
     """Return the phase where no move is under way by the journal, or none has ever been."""
-    if (seen.lives or _leased(seen)) == unit.target:
+    # The hosts' link goes with the move; without it the lease, which stays, says where the unit is.
+    unseen = any(nodes.get(unit.target) is None for nodes in seen.volumes.values())
+    if seen.lives == unit.target or (unseen and seen.lease == {unit.target}):
         kept = any(unit.home in seen.at(PARKED, volume) for volume in seen.volumes)
         # A switched unit without a journal: it was lost with the manager's disk.
         return Phase(SWITCHED if kept else COMPLETED, unit.target, unit.home)
     name = CANCELLED if ended is not None and ended.get("how") == CANCEL else NEW
     return Phase(name, unit.home, unit.target)
-
-
-def _leased(seen: Seen) -> str | None:
-    """Return where the lease is, if no data is seen live: an ended move has no link to look at the other host."""
-    live = any(seen.at(LIVE, volume) for volume in seen.volumes)
-    return None if live or len(seen.lease) != 1 else next(iter(seen.lease))
 
 
 def _under_way(unit: Unit, entries: Sequence[Mapping[str, Any]], seen: Seen) -> Phase:

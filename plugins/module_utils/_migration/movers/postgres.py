@@ -23,7 +23,6 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.b
     Trap,
 )
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_content import (
-    Content,
     check_structure,
     content,
     differences,
@@ -106,7 +105,7 @@ class PostgresMover(Mover):
         return Copy(self.context, self.move.target).readiness()
 
     def settle(self) -> Sequence[Stage]:
-        """Checkpoint; take what verify() compares with."""
+        """Checkpoint; take what stopped() compares with."""
         self._taken = False
         return [Switch(self.context).settle(), self._take_content()]
 
@@ -115,9 +114,9 @@ class PostgresMover(Mover):
         return [Switch(self.context).park()]
 
     def stopped(self) -> Sequence[Stage]:
-        """Fence, then the gate."""
+        """Fence, then the gate, and what the copy holds."""
         switch = Switch(self.context)
-        return [switch.fence(), switch.gate()]
+        return [switch.fence(), switch.gate(), self._same_content()]
 
     def undo_on_hosts(self) -> Sequence[Mapping[str, Any]]:
         """Return what takes parking and fence back."""
@@ -129,8 +128,8 @@ class PostgresMover(Mover):
         return [switch.promote(), switch.end_companion(), switch.bring_live()]
 
     def verify(self) -> Sequence[Stage]:
-        """Check identity and content, then write once."""
-        return [self._identity(), self._same_content(), self._canary()]
+        """Check identity, in a full verify the structure, then write once."""
+        return [self._identity(), *([self._structure()] if self._full else []), self._canary()]
 
     def follow(self) -> Sequence[Stage]:
         """Have the old copy follow, and the new one backed up every day."""
@@ -199,30 +198,39 @@ class PostgresMover(Mover):
         return self.context.step("verify", "identity", title, self.move.target.name, same, changes=False)
 
     def _same_content(self) -> Step:
+        """Compare the copy before it is promoted: later its clients, or some that a redeploy started, write to it."""
+        target = self.move.target
+
         def same() -> bool:
             try:
                 before = json.loads(self._content_file.read_text())
             except FileNotFoundError as error:
                 message = f"what {self.part.service} held before its stop was not written down"
-                raise MoveError("nothing_to_compare", f"{message}: compare by hand, then run verify") from error
+                raise MoveError("nothing_to_compare", f"{message}; nothing was promoted: run switch again") from error
+            standby = self.context.standby(target)
+            if standby is None:
+                raise MoveError("not_running", f"the copy on {target.name} does not run; nothing was promoted")
             full = any("rows" in kinds for kinds in before.values())
-            server = self.context.primary()
-            found = self._differences(before, content(server, full=full))
+            found = differences(before, content(standby, full=full))
             if found:
                 more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-                message = f"the database is not what it was before the stop: {'; '.join(found[:5])}{more}"
-                raise MoveError("content_differs", f"{message}: reverse, or look at docs/moving.md")
-            if full:
-                check_structure(server)
+                message = f"the copy is not what {self.part.service} was before its stop: {'; '.join(found[:5])}{more}"
+                remedy = "somebody wrote after the consumers were stopped; nothing was promoted"
+                raise MoveError("content_differs", f"{message}: {remedy}")
             return True
 
-        title = "extensions, roles, grants, sequences, collation versions"
-        whole = f"every row, {title}, pg_amcheck" if self._full else title
-        return self.context.step("verify", "content", whole, self.move.target.name, same, changes=False, deadline=3600)
+        title = "the copy has the same extensions, roles, grants, sequences, collation versions"
+        whole = f"{title}, every row" if self._full else title
+        return self.context.step("switch", "content", whole, target.name, same, changes=False, deadline=3600)
 
-    def _differences(self, before: Content, after: Content) -> list[str]:
-        """Return what differs."""
-        return differences(before, after)
+    def _structure(self) -> Step:
+        def sound() -> bool:
+            check_structure(self.context.primary())
+            return True
+
+        return self.context.step(
+            "verify", "structure", "pg_amcheck", self.move.target.name, sound, changes=False, deadline=3600
+        )
 
     def _canary(self) -> Step:
         """Write once, committed, and leave it where it goes with the role."""
