@@ -54,7 +54,7 @@ test: setup ## All tests: lint, unit, the page in Chromium, real cgroups, the la
 	tests/run
 
 .PHONY: test-movers
-test-movers: setup ## Each mover of a move by itself, with kills and full disks, on a lab of its own; not part of make test
+test-movers: setup ## Each mover by itself, with kills and full disks, and whole moves, on a lab of its own; not part of make test
 	LAB_NAME=movers $(BIN)/python -m lab up
 	trap 'LAB_NAME=movers $(BIN)/python -m lab down' EXIT; LAB_NAME=movers $(BIN)/pytest tests/integration -m movers
 

@@ -142,7 +142,6 @@ def fast() -> list[Cell]:
     faults = {fault.name: fault for fault in FAULTS}
     return [
         Cell("switch", "switch.*postgres*.stop", faults["kill-engine-during"], RESUME, 1.0),
-        Cell("reverse", "*postgres*.fence", faults["kill-engine-before"], CANCEL),
         Cell("reverse", "reverse.*.promotion", faults["kill-engine-after"], RESUME),
         Cell("switch", "switch.*.give-*", faults["redeploy"], RESUME),
     ]

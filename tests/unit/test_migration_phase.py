@@ -93,6 +93,14 @@ def test_phases(events: tuple[str, ...], what: Seen, name: str, way: tuple[str, 
     assert phase.problem == ""
 
 
+def test_where_an_ended_move_left_the_unit_is_known_without_a_link() -> None:
+    """complete removes the link: the lease tells, as the worker's disk can't be seen any more."""
+    ended = journal(*THERE, "complete")
+    blind: dict[str, str | None] = {"kvm4": "neither", "kvm2": None}
+    assert decide(UNIT, ended, Seen(frozenset(["kvm2"]), {"db-data": blind})).name == COMPLETED
+    assert decide(UNIT, ended, Seen(frozenset(), {"db-data": blind})).name == NEW
+
+
 def test_a_unit_without_volumes_lives_where_its_lease_is() -> None:
     assert decide(UNIT, [], Seen(frozenset(["kvm2"]))).name == COMPLETED
     assert decide(UNIT, [], Seen(frozenset())).name == NEW

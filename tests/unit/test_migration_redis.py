@@ -107,6 +107,17 @@ def test_differences_of_databases(before: Any, after: Any, taking_writes: bool, 
     assert len(redis_state.differences(before, after, taking_writes=taking_writes)) == wrong
 
 
+def test_what_a_server_loaded_counts_whatever_clients_did_since() -> None:
+    before = {"db0": (10, 3), "db1": (2, 0)}
+    # A worker has emptied queues already: the databases hold less, and nothing is lost.
+    assert redis_state.lost_at_load(before, {"rdb_last_load_keys_loaded": "8", "rdb_last_load_keys_expired": "1"}) == []
+    [lost] = (
+        redis_state.lost_at_load(before, {"rdb_last_load_keys_loaded": "8", "rdb_last_load_keys_expired": "0"}) or []
+    )
+    assert "loaded 8 keys, and 9 that don't expire" in lost
+    assert redis_state.lost_at_load(before, {"rdb_last_load_keys_loaded": "8"}) is None
+
+
 def test_keyspace_is_read_from_info() -> None:
     info = redis_server.parse_info("# Keyspace\r\ndb0:keys=12,expires=3,avg_ttl=0\r\ndb11:keys=1,expires=0\r\n")
     assert redis_state.keyspace(info) == {"db0": (12, 3), "db11": (1, 0)}

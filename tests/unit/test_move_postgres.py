@@ -18,9 +18,13 @@ from typing import Any, cast
 import pytest
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration import scram
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.backup_postgres import disagreements
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.cluster import Cluster, Node
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import LocalHost
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.journal import Journal
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import Member, Part, Unit
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers import postgres, postgres_facts
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Options
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Move, Options, Place
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres import PostgresMover
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_content import (
     Content,
@@ -416,6 +420,17 @@ def test_only_a_whole_proven_backup_counts_and_old_ones_go(tmp_path: Path) -> No
     pg_backup.begin(root, "5")
     assert sorted(entry.name for entry in Path(root).iterdir()) == ["2", "3", "5"]
     assert stat.S_IMODE((Path(root) / "2" / "backup.json").stat().st_mode) == 0o600
+
+
+def test_a_switched_unit_gets_its_replication_role_back_without_prepare() -> None:
+    """Its password may be changed at any time, and after a switch prepare is refused."""
+    place = Place(LocalHost("kvm2"), Node("n", "kvm2", "10.0.0.2", 2.0, 2**30, True, False, {}), "/var/lib/docker")
+    unit = Unit("shop", "kvm4", "kvm2", ())
+    move = Move(unit, place, place, cast("Cluster", None), cast("Journal", None), Options())
+    part = Part("db", "postgres", "shop-db", Member("shop-db"), {"data": "/data"})
+    steps = [step for step in PostgresMover(move, part).follow() if isinstance(step, Step)]
+    assert steps[0].id == "follow.db.role"
+    assert steps[0].undo is None, "prepare's own step takes the role back"
 
 
 class Copied:

@@ -337,8 +337,13 @@ class Engine:
         yield self._claim()
 
     def _refuse_unready(self, movers: Mapping[str, Mover]) -> None:
-        readiness = self._readiness(movers)
-        late = [each["text"] for each in readiness if not each["ready"]]
+        patient_until = time.monotonic() + (0 if self.check else _CATCHING_UP)
+        while True:
+            readiness = self._readiness(movers)
+            late = [each["text"] for each in readiness if not each["ready"]]
+            if not late or time.monotonic() > patient_until:
+                break
+            time.sleep(1)
         if late:
             message = f"{self.unit.name} is not ready to switch: {'; '.join(late)}. Run verb={self._brings_nearer}"
             raise MoveError("not_ready", message, readiness=readiness, next=self._brings_nearer)
@@ -571,6 +576,8 @@ class Engine:
         }
 
 
+#: Seconds that a copy gets to come near: one that has just begun to follow is ready a moment later.
+_CATCHING_UP = 15.0
 #: Seconds until the watcher goes on with a giving back that was interrupted.
 _SECOND_TRY = 60.0
 _COPYING = (phases.PREPARED, phases.COPIED, phases.SWITCHED)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,10 @@ class PostgresMover(Mover):
         """Have the old copy follow, and the new one backed up every day."""
         backup = Backup(self.context)
         switch = Switch(self.context)
-        return [switch.way_back.follow("follow"), switch.forget_forward(), backup.schedule(), backup.unschedule()]
+        # Once switched, prepare is over: a role that somebody changed since is made anew here. It is prepare's to undo.
+        role = Preparation(self.context).role()
+        role = replace(role, id=f"follow.{role.id.partition('.')[2]}", undo=None)
+        return [role, switch.way_back.follow("follow"), switch.forget_forward(), backup.schedule(), backup.unschedule()]
 
     def finish(self) -> Sequence[Stage]:
         """End the following; remove the old copy and everything that the move made but the scheduled backup."""

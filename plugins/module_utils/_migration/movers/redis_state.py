@@ -52,6 +52,19 @@ def differences(
     return wrong
 
 
+def lost_at_load(before: Mapping[str, Sequence[int]], info: Mapping[str, str]) -> list[str] | None:
+    """Return what a server that loaded a saved file lacks of the keys of before; None where it can't say (before 7.0).
+
+    Other than its databases, this does not change when clients write or take jobs from queues.
+    """
+    counts = [info.get(f"rdb_last_load_keys_{what}") for what in ("loaded", "expired")]
+    if None in counts:
+        return None
+    loaded = sum(int(str(count)) for count in counts)
+    kept = sum(keys - expiring for keys, expiring in before.values())
+    return [f"it loaded {loaded} keys, and {kept} that don't expire were saved"] if loaded < kept else []
+
+
 def words(*values: Any) -> str:
     """Return a line of a server's configuration, each value quoted as it reads them."""
     return " ".join(_quoted(str(value)) for value in values)
