@@ -17,6 +17,8 @@ import pytest
 from lab.settings import PROJECT
 from tests.integration.harness import Ansible, Run, Spec, Swarm, wait_for
 
+pytestmark = pytest.mark.movers
+
 STATE = "/var/lib/evenkeel/migration"
 OnHost = Callable[..., str]
 #: Writes a line ten times a second, each with the number after the last one that is there.

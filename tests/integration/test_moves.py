@@ -16,6 +16,8 @@ from lab.settings import Settings
 from tests.faults import ledger, traces
 from tests.faults.rig import Rig
 
+pytestmark = pytest.mark.movers
+
 
 @pytest.fixture(scope="module")
 def rig(lab: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
