@@ -269,7 +269,7 @@ def test_a_switch_that_fails_gives_the_unit_back_and_says_so(copied: Unit) -> No
     result = copied.run("switch")
     assert result["failed"]
     assert "Now the unit was given back and runs on kvm4" in result["msg"]
-    assert "Next: verb=switch" in result["msg"]
+    assert "Next: verb=precopy" in result["msg"]
     copied.lives("kvm4")
     assert copied.watcher() == ""
 
