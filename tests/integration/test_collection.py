@@ -156,4 +156,4 @@ def test_scale_prints_a_way_back_that_works_from_there(
 
 def test_an_answer_that_makes_no_sense_is_refused_there_too(controller: Controller) -> None:
     said = controller.run("evenkeel.swarm.scale", "-e", "scale_service=dokploy", succeeds=False)
-    assert "-e scale_replicas=0" in " ".join(said.split())
+    assert "missing required arguments: scale_replicas" in " ".join(said.split())
