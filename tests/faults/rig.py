@@ -153,7 +153,7 @@ class Rig:
         """Start the playbook with a verb; in a process group of its own, so that it can be killed whole.
 
         Not `whole`: only what the playbook's main task does, without looking whether the hosts are ready, and without
-        making or removing the SSH link. That takes a third of the time.
+        making or removing the SSH link.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         log = self.directory / f"{len(self.plays):02}-{verb}.log"

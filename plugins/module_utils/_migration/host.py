@@ -86,17 +86,6 @@ class Host(ABC):
             message = f"{command} on {self.name} failed (exit {done.status}): {said}"
             raise MoveError("command_failed", message, host=self.name)
 
-    def popen(
-        self, argv: Sequence[str], *, stdin: int | None = None, stdout: int | None = None
-    ) -> subprocess.Popen[bytes]:
-        """Start a command whose input or output is a pipe (subprocess.PIPE); its errors are a pipe, too."""
-        return subprocess.Popen(
-            self._argv(argv, {}),
-            stdin=subprocess.DEVNULL if stdin is None else stdin,
-            stdout=subprocess.DEVNULL if stdout is None else stdout,
-            stderr=subprocess.PIPE,
-        )
-
     def start(
         self, argv: Sequence[str], *, stdin: int, stdout: int, stderr: int | IO[bytes] = subprocess.PIPE
     ) -> subprocess.Popen[bytes]:

@@ -29,7 +29,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.pour import pour
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Stage, Step, Tell
 
-#: Bytes a second that a dump and its restore took together in the lab; for the estimate of the outage only.
+#: Bytes a second of a dump and its restore together: a guess nobody measured, for the estimate of the outage only.
 _RATE = 10 * 1024**2
 _DUMP_SECONDS = 6 * 3600.0
 #: What a dump doesn't carry as it was, or the new cluster has by itself.
