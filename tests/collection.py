@@ -44,7 +44,8 @@ def build(project: Path, target: Path) -> Path:
 
 def install(archive: Path, target: Path) -> Path:
     """Install an archive into an empty path, without a network; return where the collection lies."""
-    galaxy("install", "--offline", "--no-deps", "-p", str(target), str(archive), project=target.parent)
+    # By force, or galaxy is content with the checkout, which the project's configuration already has on the path.
+    galaxy("install", "--offline", "--no-deps", "--force", "-p", str(target), str(archive), project=target.parent)
     return target / "ansible_collections" / "evenkeel" / "swarm"
 
 
