@@ -12,6 +12,7 @@ export LAB_NAME LAB_DEBIAN LAB_LOAD LAB_DISK
 # Nothing on the machine may turn a lab run to other hosts.
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 TEST_LAB ?= test
+LAUNCHER = apps/job_launcher/backend
 
 .PHONY: help
 help: ## List the targets
@@ -29,9 +30,11 @@ $(VENV)/.complete: requirements/dev.txt
 	touch $@
 
 .PHONY: lock
-lock: setup ## Pin requirements/dev.in into requirements/dev.txt, with hashes
+lock: setup ## Pin what is needed to develop, and what the launcher needs, with hashes
 	$(BIN)/uv pip compile --quiet --python-platform linux --python-version 3.11 --generate-hashes --no-annotate \
 	    --custom-compile-command "make lock" requirements/dev.in -o requirements/dev.txt
+	$(BIN)/uv pip compile --quiet --python-platform linux --python-version 3.13 --generate-hashes --no-annotate \
+	    --custom-compile-command "make lock" $(LAUNCHER)/requirements.in -o $(LAUNCHER)/requirements.txt
 
 .PHONY: demo
 demo: lab-up ## Two hosts, the seeds' estate, a look, site.yml over SSH, and a page on before and after
