@@ -19,6 +19,7 @@ import pytest
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.calls import Calls
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import LocalHost, SshHost
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.talk import Talk
 
 SOURCE = """
 from __future__ import annotations
@@ -179,9 +180,9 @@ def test_an_unreachable_host_is_said_to_be(sent: ModuleType) -> None:
 def test_a_python_is_kept_only_as_long_as_few_wait(sent: ModuleType, tmp_path: Path) -> None:
     begun: list[Sequence[str]] = []
 
-    def start(argv: Sequence[str]) -> Sequence[str]:
+    def start(argv: Sequence[str]) -> Talk:
         begun.append(argv)
-        return argv
+        return Talk(argv)
 
     calls = Calls(start)
     for _ in range(2):

@@ -7,23 +7,19 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
-import select
-import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import answering
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.talk import Talk, TalkEnded
 
 #: Each holds one of the ten sessions that sshd grants a connection.
 _KEPT = 3
-_CHUNK = 1 << 16
 
-Start = Callable[[Sequence[str]], Sequence[str]]
+Start = Callable[[Sequence[str]], Talk]
 
 
 class CallError(Exception):
@@ -40,7 +36,7 @@ class CallError(Exception):
 
 
 class Calls:
-    """The Pythons on one host. `start`: argv there -> argv here, as Host._argv."""
+    """The Pythons on one host. `start`: Host.talk."""
 
     def __init__(self, start: Start) -> None:
         self._start = start
@@ -89,76 +85,29 @@ class Calls:
 class _Python:
     """One that stays; for one call at a time."""
 
-    def __init__(self, argv: Sequence[str]) -> None:
-        there, self._requests = os.pipe()
-        self._answers, back = os.pipe()
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it is open as long as the process
-        try:
-            self._process = subprocess.Popen(list(argv), stdin=there, stdout=back, stderr=self._errors)
-        except OSError:
-            self._close()
-            raise
-        finally:
-            os.close(there)
-            os.close(back)
+    def __init__(self, talk: Talk) -> None:
+        self._talk = talk
         self._known: set[str] = set()
-        self._read = bytearray()
 
     def call(self, module: ModuleType, function: str, arguments: Mapping[str, Any], deadline: float) -> dict[str, Any]:
         """Call a function of a module there, until a time of the monotonic clock."""
         request: dict[str, Any] = {"module": module.__name__, "function": function, "arguments": dict(arguments)}
         if module.__name__ not in self._known:
             request["source"] = source_of(module)
+        begun = False
         try:
-            self._write((json.dumps(request) + "\n").encode(), deadline)
-        except BrokenPipeError:
-            self._raise_ended(begun=False)
-        self._line(deadline, begun=False)
-        answer: dict[str, Any] = json.loads(self._line(deadline, begun=True))
+            self._talk.write(json.dumps(request) + "\n", deadline)
+            self._talk.line(deadline)
+            begun = True
+            answer: dict[str, Any] = json.loads(self._talk.line(deadline))
+        except TalkEnded as ended:
+            raise CallError(ended.status, ended.last_line, begun=begun) from ended
         self._known.add(module.__name__)
         return answer
 
     def end(self) -> None:
         """End it; a call that is under way there goes on to its end."""
-        self._process.kill()
-        self._process.wait()
-        self._close()
-
-    def _close(self) -> None:
-        os.close(self._requests)
-        os.close(self._answers)
-        self._errors.close()
-
-    def _write(self, raw: bytes, deadline: float) -> None:
-        while raw:
-            if not _ready(self._requests, deadline - time.monotonic(), write=True):
-                raise TimeoutError
-            # No more than a pipe that is ready takes at once.
-            raw = raw[os.write(self._requests, raw[: select.PIPE_BUF]) :]
-
-    def _line(self, deadline: float, *, begun: bool) -> bytes:
-        while b"\n" not in self._read:
-            if not _ready(self._answers, deadline - time.monotonic()):
-                raise TimeoutError
-            piece = os.read(self._answers, _CHUNK)
-            if not piece:
-                self._raise_ended(begun=begun)
-            self._read += piece
-        line, _, rest = bytes(self._read).partition(b"\n")
-        self._read = bytearray(rest)
-        return line
-
-    def _raise_ended(self, *, begun: bool) -> NoReturn:
-        status = self._process.wait()
-        self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        raise CallError(status, lines[-1] if lines else "no answer", begun=begun)
-
-
-def _ready(descriptor: int, seconds: float, *, write: bool = False) -> bool:
-    wanted = [descriptor]
-    found = select.select([] if write else wanted, wanted if write else [], [], max(0.0, seconds))
-    return bool(found[0] or found[1])
+        self._talk.end()
 
 
 _sources: dict[ModuleType, str] = {}

@@ -15,6 +15,7 @@ from typing import IO, Any, NoReturn
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.calls import CallError, Calls
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.talk import Talk
 
 # What ssh itself returns when it can't connect or loses the connection.
 SSH_FAILED = 255
@@ -36,7 +37,7 @@ class Host(ABC):
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._calls = Calls(lambda argv: self._argv(argv, {}))
+        self._calls = Calls(self.talk)
 
     @abstractmethod
     def _argv(self, argv: Sequence[str], env: Mapping[str, str]) -> list[str]:
@@ -91,6 +92,10 @@ class Host(ABC):
     ) -> subprocess.Popen[bytes]:
         """Start a command; the streams are as subprocess takes them. Whoever starts it waits for its end."""
         return subprocess.Popen(self._argv(argv, {}), stdin=stdin, stdout=stdout, stderr=stderr)
+
+    def talk(self, argv: Sequence[str]) -> Talk:
+        """Start a command that is spoken with by lines. Whoever starts it ends it."""
+        return Talk(self._argv(argv, {}))
 
     def call(self, module: ModuleType, function: str, *, timeout: float = 60, **arguments: Any) -> Any:
         """Call a function of a module of `on_host` there; arguments and the answer are JSON.
