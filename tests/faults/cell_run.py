@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -33,8 +33,8 @@ def run_cell(rig: Rig, cell: Cell) -> Outcome:
     notes: dict[str, Any] = {}
     hit = False
     try:
-        home, promotions = _ready(mine, cell), mine.promotions()
         rig.stands = None
+        home, promotions = _ready(mine, cell), mine.promotions()
         with two_sides.probing(mine.settings, mine.deployed), ledger.writing(mine.settings, mine.deployed):
             hit = _broken(mine, cell)
             heal(mine.settings)
@@ -43,8 +43,8 @@ def run_cell(rig: Rig, cell: Cell) -> Outcome:
             problems += _again(mine, place, notes)
             time.sleep(BREATH)
         problems += judge(mine, place, notes, home=home, promotions=promotions)
-        if not problems and not env:
-            rig.stands = notes["phase"]
+        if not problems:
+            rig.stands = notes["phase"], env
     except LabError as error:
         problems.append(str(error))
     return Outcome(cell.id, not problems, hit, round(time.monotonic() - began, 1), problems, notes)
@@ -52,19 +52,27 @@ def run_cell(rig: Rig, cell: Cell) -> Outcome:
 
 def _ready(rig: Rig, cell: Cell) -> str:
     """Bring the unit to where the cell's verb begins; returns the host that it runs on then."""
-    wanted = _BEGINS.get(cell.verb)
-    if wanted is None or rig.stands is None:
+    phase, env = rig.stands or (None, {})
+    wanted = _BEGINS[cell.verb]
+    if phase is None or env != rig.deployed.env or (phase, wanted) not in _WAYS:
         rig.restore()
-        for verb in BEFORE[cell.verb]:
-            rig.succeed(verb, whole=verb == "prepare")
-    elif rig.stands != wanted:
-        rig.succeed("switch" if wanted == SWITCHED else "reverse", whole=False)
+        phase = NEW
+    for verb in _WAYS[phase, wanted]:
+        rig.succeed(verb, whole=verb == "prepare")
     return TARGET if wanted == SWITCHED else MANAGER
 
 
-#: The phase in which a verb begins, where cells end in it; the other verbs begin with the snapshot.
-COPIED, SWITCHED = "copied", "switched"
-_BEGINS: Mapping[str, str] = {"switch": COPIED, "reverse": SWITCHED}
+NEW, CANCELLED, PREPARED, COPIED, SWITCHED = "new", "cancelled", "prepared", "copied", "switched"
+#: The phase in which a verb begins.
+_BEGINS: Mapping[str, str] = {"prepare": NEW, "precopy": PREPARED, "switch": COPIED, "reverse": SWITCHED}
+#: Where a cell left the unit, where the next one begins -> the verbs in between; else it begins with the snapshot.
+_WAYS: Mapping[tuple[str, str], Sequence[str]] = {
+    **{(rest, begin): BEFORE[verb] for rest in (NEW, CANCELLED) for verb, begin in _BEGINS.items()},
+    (COPIED, COPIED): (),
+    (COPIED, SWITCHED): ("switch",),
+    (SWITCHED, COPIED): ("reverse",),
+    (SWITCHED, SWITCHED): (),
+}
 #: Programs that don't end on TERM, so that the stop's grace is exceeded.
 _GRACE: Mapping[str, Mapping[str, Mapping[str, str]]] = {
     "grace-exceeded": {"api": {"IGNORE_TERM": "1"}, "worker": {"IGNORE_TERM": "1"}}
@@ -110,17 +118,18 @@ def _broken(rig: Rig, cell: Cell) -> bool:
     def act(_entry: Mapping[str, Any]) -> None:
         _AT_STEP.get(cell.fault.name, _nothing)(rig, held, plays[0])
 
-    command = tools.KILL_ENGINE if cell.fault.name.startswith("kill-engine") else "true"
+    kills = cell.fault.name.startswith("kill-engine")
     with (
         held,
         tools.AtStep(
-            rig.settings, rig.unit, cell.step, cell.fault.event, command=command,
+            rig.settings, rig.unit, cell.step, cell.fault.event, act="kill" if kills else "hold",
             delay=cell.fault.part * cell.seconds, callback=act,
         ) as watch,
     ):  # fmt: skip
         plays.append(rig.begin(cell.verb, whole=_needs_role(cell.verb)))
         plays[0].wait()
-    return watch.seen is not None
+    # A kill that comes when the engine has ended already is none.
+    return watch.seen is not None and (watch.acted or not kills)
 
 
 def _needs_role(verb: str) -> bool:
@@ -190,7 +199,7 @@ def _again(rig: Rig, place: str, notes: dict[str, Any]) -> list[str]:
         problems.append(f"a second verb={last} failed: {second.message[:300]}")
     if second.changed:
         problems.append(f"a second verb={last} changed {second.changed} tasks")
-    expected = {TARGET: {SWITCHED}, MANAGER: {COPIED, "cancelled", "new"}}[place]
+    expected = {TARGET: {SWITCHED}, MANAGER: {COPIED, CANCELLED, NEW}}[place]
     if phase not in expected:
         problems.append(f"the phase is {phase!r}, not {' or '.join(sorted(expected))}")
     return problems

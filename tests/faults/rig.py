@@ -90,8 +90,8 @@ class Rig:
     deployed: Deployment
     directory: Path
     plays: list[Play] = field(default_factory=list)
-    #: The phase in which the last cell left the unit, whole and idle; None: nothing is known of it.
-    stands: str | None = None
+    #: The phase in which the last cell left the unit, whole and idle, and what it was deployed with (`env`).
+    stands: tuple[str, Mapping[str, Mapping[str, str]]] | None = None
 
     @property
     def unit(self) -> str:

@@ -197,17 +197,19 @@ def test_a_step_that_the_plan_did_not_say_is_told() -> None:
     assert cells.unplanned({"switch": [{"id": "switch.a"}]}, done) == ["switch.b"]
 
 
-def test_the_table_counts_cells_and_names_what_failed() -> None:
-    cell = Cell("switch", "switch.a", FaultKind("redeploy"), "resume")
+def test_the_table_counts_each_sets_cells_and_names_what_failed_or_was_not_hit() -> None:
     outcomes = [
-        Outcome(cell.id, True, True, 10.0, [], {}),
+        Outcome("switch.a/redeploy/resume", True, True, 10.0, [], {}),
         Outcome("switch.b/redeploy/resume", False, True, 20.0, ["lost 3"], {}),
         Outcome("switch.c/link-cut/cancel", True, False, 5.0, [], {}),
     ]
-    shown = cells.table(outcomes, planned=4)
-    assert "4 cells, 3 run, 2 passed, 35 seconds" in shown
-    assert "redeploy" in shown and "1/2" in shown
-    assert "In 1 cells the fault never came about" in shown
+    every = [*(each.cell for each in outcomes), "switch.d/redeploy/resume"]
+    shown = cells.table(outcomes, {"all": every, "core": every[:1]}).splitlines()
+    assert "all: 4 cells, 3 run, 1 passed, 1 not hit, 1 failed, 1 never run; 35 seconds" in shown
+    assert "core: 1 cells, 1 run, 1 passed, 0 not hit, 0 failed, 0 never run; 10 seconds" in shown
+    assert any(line.split() == ["redeploy", "1/2", "–", "–"] for line in shown)
+    assert any(line.split() == ["link-cut", "–", "–", "0/1"] for line in shown)
+    assert "NOT HIT switch.c/link-cut/cancel" in shown
     assert "FAILED switch.b/redeploy/resume: lost 3" in shown
 
 

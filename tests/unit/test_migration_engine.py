@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -141,3 +142,46 @@ def test_given_back_the_copy_has_to_follow_again_first(
     unready = {"db": cast("Mover", type("Late", (), {"readiness": lambda _self: Readiness(False, "late")})())}
     with pytest.raises(MoveError, match=f"late. Run verb={nearer}"):
         switch._refuse_unready(unready)
+
+
+class NamedByTheirVerb(Leases):
+    """The lease's steps as they are named in a run of a verb."""
+
+    class lease:  # noqa: N801
+        """Stands for the module."""
+
+        @staticmethod
+        def pin(move: Move, _services: Sequence[str]) -> Sequence[Step]:
+            return [step(f"{move.journal.verb}.pin", [])]
+
+        @staticmethod
+        def stop(move: Move, service: str) -> Step:
+            return step(f"{move.journal.verb}.{service}.stop", [])
+
+        @staticmethod
+        def start(move: Move, service: str, _place: Any) -> Step:
+            return step(f"{move.journal.verb}.{service}.start", [])
+
+        @staticmethod
+        def withdraw(move: Move) -> Step:
+            return step(f"{move.journal.verb}.withdraw", [])
+
+        @staticmethod
+        def give(move: Move, _place: Any) -> Step:
+            return step(f"{move.journal.verb}.give", [])
+
+    def mover(self, _move: Move, part: Part) -> Mover:
+        return cast("Mover", Moves(part, []))
+
+
+def test_a_plan_names_each_step_as_its_verb_will(switch: Engine) -> None:
+    # Who compares a plan with a journal, or approves it, would else look for steps that never come.
+    place = type("Place", (), {"name": "kvm4"})()
+    setting = replace(switch.setting, places={"kvm4": place, "kvm2": place}, tools=NamedByTheirVerb())
+    planning = Engine(setting, "plan", lambda _event, _data: None)
+    planning._parts = switch.parts()
+    found = {verb: [each.id for each in _flat(stages)] for verb, stages in planning._steps().items()}
+    assert "prepare.pin" in found["prepare"]
+    expected = ["switch.shop.fence", "switch.api.stop", "switch.withdraw", "switch.db.stop", "switch.shop.promotion"]
+    assert [each for each in found["switch"] if each in expected] == expected
+    assert not [each for ids in found.values() for each in ids if each.startswith("plan")]

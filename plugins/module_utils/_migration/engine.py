@@ -209,7 +209,7 @@ class Engine:
     def _plan(self, phase: Phase) -> dict[str, Any]:
         move = self._forward()
         movers = self._movers(move)
-        plan = self.tools.plan(move, movers, phase.name, self._steps(move, movers))
+        plan = self.tools.plan(move, movers, phase.name, self._steps())
         return {"plan": plan, "plan_text": self.tools.plan_text(plan)}
 
     def questions(self) -> list[dict[str, Any]]:
@@ -222,18 +222,22 @@ class Engine:
             for each in host.open
         ]
 
-    def _steps(self, move: Move, movers: Mapping[str, Mover]) -> dict[str, list[Stage]]:
-        """Return what each verb would walk, were it run now."""
-        return {
-            phases.PREPARE: list(self._preparing(move, movers)),
-            phases.PRECOPY: [_lanes(mover.precopy() for mover in movers.values())],
-            phases.SWITCH: [
-                self._fence(move, movers),
-                *self._up_to_the_intent(move, movers),
-                *self._from_the_intent(move, movers),
-                _lanes(mover.follow() for mover in movers.values()),
-            ],
-        }
+    def _steps(self) -> dict[str, list[Stage]]:
+        """Return what each verb would walk, were it run now: each named as in its own run."""
+        stages = {phases.PREPARE: Engine._preparing, phases.PRECOPY: Engine._copying, phases.SWITCH: Engine._switching}
+        found: dict[str, list[Stage]] = {}
+        for verb, of in stages.items():
+            engine = Engine(self.setting, verb, self.walk.say, check=True)
+            engine._parts = self.parts()
+            move = engine._forward()
+            found[verb] = list(of(engine, move, engine._movers(move)))
+        return found
+
+    def _switching(self, move: Move, movers: Mapping[str, Mover]) -> Iterator[Stage]:
+        yield self._fence(move, movers)
+        yield from self._up_to_the_intent(move, movers)
+        yield from self._from_the_intent(move, movers)
+        yield _lanes(mover.follow() for mover in movers.values())
 
     def _verify(self, phase: Phase, readiness: Sequence[Mapping[str, Any]]) -> None:
         if phase.problem:
@@ -278,10 +282,13 @@ class Engine:
         return list(self.tools.lease.pin(move, services))
 
     def _precopy(self, phase: Phase) -> None:
-        movers = self._movers(self._forward())
-        self.walk.forward([_lanes(mover.precopy() for mover in movers.values())])
+        move = self._forward()
+        self.walk.forward(list(self._copying(move, self._movers(move))))
         if phase.name != phases.COPIED:
             self.journal.write(phases.COPIED)
+
+    def _copying(self, _move: Move, movers: Mapping[str, Mover]) -> Iterator[Stage]:
+        yield _lanes(mover.precopy() for mover in movers.values())
 
     # --- switch, reverse ---
 
