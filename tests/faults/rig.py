@@ -76,9 +76,10 @@ class Play:
         return "; ".join(str(each.get("msg", "")) for each in results) or f"exit {self.status}: {self.log}"
 
     def unit(self, name: str) -> dict[str, Any]:
-        """Return what the module said of a unit, {} if it said nothing."""
-        told = [each["units"] for each in _dicts(self.document) if isinstance(each.get("units"), dict)]
-        return next((dict(each[name]) for each in told if isinstance(each.get(name), dict)), {})
+        """Return what the module said last of a unit, {} if it said nothing: the role may look before it acts."""
+        results = [each for each in _dicts(self.document) if "lines" in each and isinstance(each.get("units"), dict)]
+        told = [each["units"][name] for each in results if isinstance(each["units"].get(name), dict)]
+        return dict(told[-1]) if told else {}
 
 
 @dataclass

@@ -8,7 +8,8 @@ from __future__ import annotations
 import base64
 import json
 from collections import Counter
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -20,6 +21,7 @@ from lab.units import Deployment
 from tests.faults import cells, leaks, ledger, two_sides
 from tests.faults.cells import BEFORE, FAULTS, THENS, WHOLE, Cell, FaultKind, Outcome
 from tests.faults.ledger import Write
+from tests.faults.rig import Play
 from tests.faults.two_sides import Accepted
 
 # --- ledger ---
@@ -211,6 +213,17 @@ def test_the_table_counts_each_sets_cells_and_names_what_failed_or_was_not_hit()
     assert any(line.split() == ["link-cut", "–", "–", "0/1"] for line in shown)
     assert "NOT HIT switch.c/link-cut/cancel" in shown
     assert "FAILED switch.b/redeploy/resume: lost 3" in shown
+
+
+def test_a_run_says_what_the_module_said_last_of_a_unit(tmp_path: Path) -> None:
+    looked, refused = {"phase": "switched"}, {"phase": "switched", "error": {"code": "wrong_phase"}}
+    results = [{"lines": [], "units": {"shop": looked}}, {"lines": [], "units": {"shop": refused}, "failed": True}]
+    tasks = [{"hosts": {"kvm4": each}} for each in [*results, {"msg": "where things stand"}]]
+    log = tmp_path / "run.log"
+    log.write_text("a warning\n" + json.dumps({"plays": [{"tasks": tasks}]}, indent=4))
+    play = Play("cancel", cast("Any", None), log)
+    assert play.unit("shop") == refused
+    assert play.unit("other") == {}
 
 
 # --- units as data ---
