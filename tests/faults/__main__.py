@@ -20,7 +20,7 @@ from lab.__main__ import up
 from lab.engine import Engine, connect
 from lab.run import LabError, fail, say
 from lab.settings import PROJECT, Settings, from_environment
-from tests.faults.cell_run import run_cell
+from tests.faults.cell_run import nearest, run_cell
 from tests.faults.cells import BEFORE, Cell, Outcome, core, fast, matrix, steps_of, table, unplanned
 from tests.faults.rig import Rig
 
@@ -90,19 +90,22 @@ def results(rig: Rig) -> dict[str, Outcome]:
 
 
 def run_all(rig: Rig, cells: Sequence[Cell], *, again: bool) -> list[Outcome]:
-    """Run the cells that have no result yet (with `again` also those that failed); returns the results of all."""
+    """Run the cells that have no result yet (with `again` also those that failed); returns the results of all.
+
+    Next comes the cell that begins nearest to where the one before it has left the unit.
+    """
     done = results(rig)
-    for number, cell in enumerate(cells, 1):
-        before = done.get(cell.id)
-        if before is not None and (before.passed or not again):
-            continue
+    left = [cell for cell in cells if cell.id not in done or (again and not done[cell.id].passed)]
+    while left:
+        cell = nearest(rig, left)
+        left.remove(cell)
         outcome = run_cell(rig, cell)
         done[cell.id] = outcome
         with _kept(rig).open("a") as file:
             file.write(json.dumps(outcome.as_dict()) + "\n")
         word = "passed" if outcome.passed else f"FAILED: {'; '.join(outcome.problems)}"
         word += "" if outcome.hit else ", but its fault never came about"
-        say(f"{number}/{len(cells)} {cell.id}: {word} ({outcome.seconds:.0f} s)")
+        say(f"{len(left)} left; {cell.id}: {word} ({outcome.seconds:.0f} s)")
     return [done[cell.id] for cell in cells]
 
 

@@ -26,7 +26,7 @@ def run_cell(rig: Rig, cell: Cell) -> Outcome:
 
     It begins with the snapshot, or where the cell before it has left a whole unit in the phase that this one needs.
     """
-    env = {**(DURABLE if cell.fault.durable else {}), **_GRACE.get(cell.fault.name, {})}
+    env = environment(cell)
     mine = replace(rig.with_env(env) if env else rig, directory=rig.directory / cell.id.replace("/", "-"), plays=[])
     began = time.monotonic()
     problems: list[str] = []
@@ -50,18 +50,36 @@ def run_cell(rig: Rig, cell: Cell) -> Outcome:
     return Outcome(cell.id, not problems, hit, round(time.monotonic() - began, 1), problems, notes)
 
 
+def way(rig: Rig, cell: Cell) -> Sequence[str] | None:
+    """Return the verbs from where the unit stands to where the cell begins, None if it begins with the snapshot."""
+    if rig.stands is None or rig.stands[1] != environment(cell):
+        return None
+    return _WAYS.get((rig.stands[0], _BEGINS[cell.verb]))
+
+
+def nearest(rig: Rig, cells: Sequence[Cell]) -> Cell:
+    """Return the cell that needs the fewest verbs before it, the first of them."""
+    return min(cells, key=lambda cell: _AFRESH + len(BEFORE[cell.verb]) if (to := way(rig, cell)) is None else len(to))
+
+
+def environment(cell: Cell) -> Mapping[str, Mapping[str, str]]:
+    """Return what the unit is deployed with for a cell, by role."""
+    return {**(DURABLE if cell.fault.durable else {}), **_GRACE.get(cell.fault.name, {})}
+
+
 def _ready(rig: Rig, cell: Cell) -> str:
     """Bring the unit to where the cell's verb begins; returns the host that it runs on then."""
-    phase, env = rig.stands or (None, {})
-    wanted = _BEGINS[cell.verb]
-    if phase is None or env != rig.deployed.env or (phase, wanted) not in _WAYS:
+    verbs = way(rig, cell)
+    if verbs is None:
         rig.restore()
-        phase = NEW
-    for verb in _WAYS[phase, wanted]:
+        verbs = BEFORE[cell.verb]
+    for verb in verbs:
         rig.succeed(verb, whole=verb == "prepare")
-    return TARGET if wanted == SWITCHED else MANAGER
+    return TARGET if cell.verb == "reverse" else MANAGER
 
 
+#: What putting the snapshot back takes, in verbs.
+_AFRESH = 2
 NEW, CANCELLED, PREPARED, COPIED, SWITCHED = "new", "cancelled", "prepared", "copied", "switched"
 #: The phase in which a verb begins.
 _BEGINS: Mapping[str, str] = {"prepare": NEW, "precopy": PREPARED, "switch": COPIED, "reverse": SWITCHED}

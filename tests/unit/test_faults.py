@@ -18,10 +18,10 @@ from lab import units
 from lab.run import LabError
 from lab.settings import from_environment
 from lab.units import Deployment
-from tests.faults import cells, leaks, ledger, two_sides
+from tests.faults import cell_run, cells, leaks, ledger, two_sides
 from tests.faults.cells import BEFORE, FAULTS, THENS, WHOLE, Cell, FaultKind, Outcome
 from tests.faults.ledger import Write
-from tests.faults.rig import Play
+from tests.faults.rig import DURABLE, Play, Rig
 from tests.faults.two_sides import Accepted
 
 # --- ledger ---
@@ -182,6 +182,21 @@ def test_fast_needs_no_move_before_and_begins_each_cell_where_the_last_one_ended
     assert len({cell.fault.name for cell in found}) == len(found)
     after = {("switch", "resume"): "reverse", ("reverse", "resume"): "switch", ("reverse", "cancel"): "reverse"}
     assert [cell.verb for cell in found[1:]] == [after[cell.verb, cell.then] for cell in found[:-1]]
+
+
+def test_next_comes_the_cell_that_begins_nearest_to_where_the_unit_stands() -> None:
+    faults = {fault.name: fault for fault in FAULTS}
+    cut, killed = faults["link-cut"], faults["kill-dockerd-kvm4"]
+    prepare, switch, reverse = (Cell(verb, f"{verb}.a", cut, "resume") for verb in ("prepare", "switch", "reverse"))
+    durable = Cell("reverse", "reverse.a", killed, "resume")
+    rig = Rig(cast("Any", None), cast("Any", None), deployment("saleor", "api"), Path())
+    every = [reverse, switch, prepare, durable]
+    orders = []
+    for stands in (None, ("switched", {}), ("copied", {}), ("cancelled", {}), ("switched", DURABLE)):
+        rig.stands = stands
+        orders.append(cell_run.nearest(rig, every))
+    assert orders == [prepare, reverse, switch, prepare, durable]
+    assert cell_run.way(rig, switch) is None
 
 
 def test_steps_come_from_what_a_move_did() -> None:
