@@ -174,14 +174,32 @@ class NamedByTheirVerb(Leases):
         return cast("Mover", Moves(part, []))
 
 
+def named(engine: Engine, verb: str) -> Engine:
+    places = {name: type("Place", (), {"name": name})() for name in THERE}
+    setting = replace(engine.setting, places=places, tools=NamedByTheirVerb())
+    mine = Engine(setting, verb, lambda _event, _data: None)
+    mine._parts = engine.parts()
+    return mine
+
+
 def test_a_plan_names_each_step_as_its_verb_will(switch: Engine) -> None:
     # Who compares a plan with a journal, or approves it, would else look for steps that never come.
-    place = type("Place", (), {"name": "kvm4"})()
-    setting = replace(switch.setting, places={"kvm4": place, "kvm2": place}, tools=NamedByTheirVerb())
-    planning = Engine(setting, "plan", lambda _event, _data: None)
-    planning._parts = switch.parts()
+    planning = named(switch, "plan")
     found = {verb: [each.id for each in _flat(stages)] for verb, stages in planning._steps().items()}
     assert "prepare.pin" in found["prepare"]
     expected = ["switch.shop.fence", "switch.api.stop", "switch.withdraw", "switch.db.stop", "switch.shop.promotion"]
     assert [each for each in found["switch"] if each in expected] == expected
     assert not [each for ids in found.values() for each in ids if each.startswith("plan")]
+
+
+def test_services_that_a_redeploy_took_away_run_again_after_a_second_switch(
+    switch: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It may come between the last start and the old copy's following, or any time later.
+    again = named(switch, "switch")
+    walked: list[str] = []
+    monkeypatch.setattr(again.walk, "forward", lambda stages: walked.extend(each.id for each in _flat(stages)))
+    again._switch(Phase("switched", *BACK, since="2026-01-01T00:00:00+00:00"))
+    starts = ["switch.db.start", "switch.api.start", "follow db"]
+    assert [each for each in walked if each in starts] == starts
+    assert not [each for each in walked if each.startswith(("take_over", "switch.give"))]

@@ -303,6 +303,10 @@ class Engine:
             for stage in self._from_the_intent(move, movers):
                 self.walk.forward([stage])
             self.journal.write(phases.SWITCHED, source=move.source.name, target=move.target.name)
+        else:
+            # A redeploy since then took the pin away, and where Swarm wants them now their data are parked.
+            for stage in self._started(move, movers):
+                self.walk.forward([stage])
         self.walk.forward([_lanes(mover.follow() for mover in movers.values())])
 
     def _end_giving_back(self, phase: Phase, move: Move, movers: Mapping[str, Mover]) -> Phase:
@@ -424,9 +428,15 @@ class Engine:
 
     def _from_the_intent(self, move: Move, movers: Mapping[str, Mover]) -> Iterator[Stage]:
         """Yield what only goes forward."""
-        lease, target = self.tools.lease, move.target
         yield _lanes(mover.take_over() for mover in movers.values())
-        yield lease.give(move, target)
+        yield self.tools.lease.give(move, move.target)
+        yield from self._started(move, movers)
+        # Only now, as it takes a second: past the intent the watcher does nothing.
+        yield self._disarm(move)
+
+    def _started(self, move: Move, movers: Mapping[str, Mover]) -> Iterator[Stage]:
+        """Yield what has the services run on the target, and looks whether they are as they should be there."""
+        lease, target = self.tools.lease, move.target
         started = [
             [lease.start(move, service, target), *self._checks(movers, service)]
             for service in self._services(apps=False)
@@ -435,8 +445,6 @@ class Engine:
         for service in self._services(apps=True):
             yield lease.start(move, service, target)
             yield from self._checks(movers, service)
-        # Only now, as it takes a second: past the intent the watcher does nothing.
-        yield self._disarm(move)
 
     def _disarm(self, move: Move) -> Step:
         return Step(
