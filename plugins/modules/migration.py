@@ -189,7 +189,7 @@ units:
   contains:
     phase:
       description: Where the move stands, V(new), V(prepared), V(copied), V(switching), V(promoting), V(switched),
-        V(completed), V(cancelled), or V(unknown) if it could not be looked at after an error.
+        V(completed), V(cancelling), V(cancelled), or V(unknown) if it could not be looked at after an error.
       type: str
     runs_on:
       description: The host that the unit runs on. V(null) while that can't be said.
