@@ -500,6 +500,9 @@ class Engine:
     # --- cancel, complete ---
 
     def _cancel(self, phase: Phase) -> None:
+        if phase.taken_back:
+            self.warnings.append("the switch back was taken back already: there was nothing to cancel")
+            return
         if phase.name == phases.SWITCHING:
             self._cancel_switch(phase)
             if not phase.forth:

@@ -56,12 +56,18 @@ class Host(ABC):
         What is secret goes into `stdin`, never into argv, and not into `env` either, which stands in argv over SSH.
         Raises MoveError: `host_unreachable`, `timeout`, and with `check` `command_failed` with its last words.
         """
-        command = self._argv(argv, env or {})
-        what = f"{argv[0]} on {self.name}"
+        done = self._done(argv, stdin or "", env or {}, timeout)
+        if check:
+            self._raise_if_failed(argv[0], done)
+        return done
+
+    def _done(self, argv: Sequence[str], stdin: str, env: Mapping[str, str], timeout: float) -> Done:
+        """Run a command to its end there, whatever end; raises MoveError as run does, but for `command_failed`."""
+        command = self._argv(argv, env)
         try:
             ended = subprocess.run(
                 command,
-                input=stdin or "",
+                input=stdin,
                 capture_output=True,
                 text=True,
                 errors="replace",
@@ -69,15 +75,14 @@ class Host(ABC):
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise MoveError("timeout", f"{what} did not end within {timeout:g} s", host=self.name) from error
+            message = f"{argv[0]} on {self.name} did not end within {timeout:g} s"
+            raise MoveError("timeout", message, host=self.name) from error
         except FileNotFoundError as error:
-            if not check and command[0] == argv[0]:
+            if command[0] == argv[0]:
                 return Done(NOT_FOUND, "", f"{argv[0]} is not installed on {self.name}")
             raise MoveError("command_failed", f"{command[0]} is not installed, and the move needs it") from error
         done = Done(ended.returncode, ended.stdout, ended.stderr)
         self._raise_if_unreachable(done)
-        if check:
-            self._raise_if_failed(argv[0], done)
         return done
 
     def _raise_if_failed(self, command: str, done: Done) -> None:
@@ -98,12 +103,19 @@ class Host(ABC):
         The module's source is sent along, so it may use the standard library only. An OSError or ValueError there
         comes back as a MoveError `failed_on_host` with its text.
         """
+        return self._result(self._answer(module, function, arguments, timeout))
+
+    def _answer(
+        self, module: ModuleType, function: str, arguments: Mapping[str, Any], timeout: float
+    ) -> Mapping[str, Any]:
+        """Return {"result": ...} or {"error": text}."""
         script = _SCRIPT.format(source=source_of(module), function=function, arguments=json.dumps(arguments))
         done = self.run(["python3", "-I", "-"], stdin=script, timeout=timeout, check=False)
         if done.status:
             said = done.err.strip().splitlines()[-1:] or [f"exit {done.status}"]
             raise MoveError("failed_on_host", f"{self.name}: {said[0]}", host=self.name)
-        return self._result(json.loads(done.out.splitlines()[-1]))
+        answer: Mapping[str, Any] = json.loads(done.out.splitlines()[-1])
+        return answer
 
     def _result(self, answer: Mapping[str, Any]) -> Any:
         if "error" in answer:
