@@ -271,6 +271,9 @@ def heal(settings: Settings) -> None:
     for host in HOSTS:
         hosts.ssh(settings, host, "sh -s", stdin=script)
         tools.engine_back(settings, host)
+    # Swarm notices only seconds later; until then a verb rightly says that a node is not ready.
+    ready = "docker node ls --format '{{.Status}}' | sort -u"
+    hosts.ssh(settings, MANAGER, f'until [ "$({ready})" = Ready ]; do sleep 0.2; done')
 
 
 def _loads(line: str) -> dict[str, Any] | None:
