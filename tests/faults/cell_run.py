@@ -36,7 +36,7 @@ def run_cell(rig: Rig, cell: Cell) -> Outcome:
         rig.stands = None
         home, promotions = _ready(mine, cell), mine.promotions()
         with two_sides.probing(mine.settings, mine.deployed), ledger.writing(mine.settings, mine.deployed):
-            hit = _broken(mine, cell)
+            hit = _broken(mine, cell, notes)
             heal(mine.settings)
             mine.until_idle()
             place = _then(mine, cell, notes)
@@ -122,10 +122,13 @@ def judge(rig: Rig, place: str, notes: dict[str, Any], *, home: str = MANAGER, p
     return problems + two_sides.violations(accepted, home, rig.promotions() - promotions)
 
 
-def _broken(rig: Rig, cell: Cell) -> bool:
+def _broken(rig: Rig, cell: Cell, notes: dict[str, Any]) -> bool:
     """Run the cell's verb with its fault; returns whether the fault came about."""
     if cell.fault.name == "two-operators":
         return _two_operators(rig, cell.verb)
+    if cell.fault.name.endswith("-each"):
+        notes["killed_at"] = _killed_at_each(rig, cell)
+        return len(notes["killed_at"]) > 1
     if cell.step == WHOLE:
         with _WHOLE[cell.fault.name](rig):
             rig.run(cell.verb, whole=_needs_role(cell.verb))
@@ -148,6 +151,32 @@ def _broken(rig: Rig, cell: Cell) -> bool:
         plays[0].wait()
     # A kill that comes when the engine has ended already is none.
     return watch.seen is not None and (watch.acted or not kills)
+
+
+def _killed_at_each(rig: Rig, cell: Cell) -> list[str]:
+    """Run a verb until it is through, killed at every step that it comes to; returns these steps in order.
+
+    Raises LabError if it fails otherwise.
+    """
+    killed: list[str] = []
+    delay = _DURING if cell.fault.name == "kill-engine-during-each" else 0.0
+    while len(killed) < _MOST_STEPS:
+        watching = tools.AtStep(rig.settings, rig.unit, "*", cell.fault.event, act="kill", delay=delay, but=killed)
+        with watching as watch:
+            play = rig.run(cell.verb, whole=_needs_role(cell.verb) and not killed)
+        if watch.seen is not None and watch.acted:
+            killed.append(str(watch.seen["step"]))
+        elif play.status:
+            raise LabError(f"verb={cell.verb} failed after kills at {len(killed)} steps: {play.message}")
+        if play.status == 0:
+            return killed
+    raise LabError(f"verb={cell.verb} is not through after kills at {len(killed)} steps")
+
+
+#: No verb has so many.
+_MOST_STEPS = 100
+#: Well inside of most steps, in seconds.
+_DURING = 0.15
 
 
 def _needs_role(verb: str) -> bool:

@@ -1,8 +1,9 @@
 """Runs on the manager: looks at a unit's journal and acts on the engine when an event of a step is written.
 
-Argument: JSON {"unit", "step", "event", "act", "delay", "state"}. Only entries written from now on count, and only the
-first that agrees; a step may be a glob. `act`: `kill` (-9), `hold` (stop until a line comes on the standard input) or
-`none`. Says `looking`, then `killed <pid>` or `held <pid>`, then `seen <entry>`. Ends with its standard input.
+Argument: JSON {"unit", "step", "event", "act", "delay", "but", "state"}. Only entries written from now on count, and
+only the first that agrees; a step may be a glob, and is none of `but`. `act`: `kill` (-9), `hold` (stop until a line
+comes on the standard input) or `none`. Says `looking`, then `killed <pid>` or `held <pid>`, then `seen <entry>`. Ends
+with its standard input.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 EVERY = 0.003
 
@@ -44,15 +46,16 @@ def main() -> None:
             return
 
 
-def act(given: dict[str, str | float], line: str) -> bool:
+def act(given: dict[str, Any], line: str) -> bool:
     """Act if a line of the journal is the one; returns whether it was."""
     try:
         entry = json.loads(line)
     except ValueError:
         return False
-    if entry.get("event") != given["event"] or not fnmatch.fnmatchcase(entry.get("step", ""), str(given["step"])):
+    step = entry.get("step", "")
+    if entry.get("event") != given["event"] or step in given["but"] or not fnmatch.fnmatchcase(step, given["step"]):
         return False
-    time.sleep(float(given["delay"]))
+    time.sleep(given["delay"])
     held = []
     for pid in engines(f"{given['state']}/lock") if given["act"] != "none" else ():
         with contextlib.suppress(ProcessLookupError):

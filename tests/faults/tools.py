@@ -10,7 +10,7 @@ import json
 import shlex
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,10 @@ def disk_full(settings: Settings, host: str = "kvm2", *, left: int = 0) -> Any:
     do = f"""
         [ "$(stat -f -c %T /var/lib/docker)" = tmpfs ] || {{ echo "the lab needs LAB_DISK for this" >&2; exit 1; }}
         free=$(df --output=avail -B1 /var/lib/docker | tail -n 1)
-        fallocate -l $((free - {left})) {file}"""
+        size=$((free - {left}))
+        # Others write, too.
+        until fallocate -l $size {file} 2>/dev/null; do size=$((size - 1048576)); done
+        [ {left} -gt 0 ] || head -c 64M /dev/zero >> {file} 2>/dev/null || true"""
     return fault(settings, host, "disk", do, f"rm -f {file}")
 
 
@@ -159,7 +162,8 @@ class AtStep:
 
     `event` is an outcome (`did`, `failed`) or `intent`. `act`: `kill` (-9); `hold`: the engine stands still while
     `callback` is called here with the entry, and then goes on, so that a fault comes exactly there; or `none`.
-    `seen` is the entry, None until then. `acted`: whether there was an engine to kill or to hold.
+    A step may be a glob; at those in `but` nothing is done. `seen` is the entry, None until then. `acted`: whether
+    there was an engine to kill or to hold.
     """
 
     def __init__(
@@ -171,10 +175,11 @@ class AtStep:
         *,
         act: str = "none",
         delay: float = 0.0,
+        but: Sequence[str] = (),
         callback: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> None:
         self.settings = settings
-        self.given = {"unit": unit, "step": step, "event": event, "act": act, "delay": delay}
+        self.given = {"unit": unit, "step": step, "event": event, "act": act, "delay": delay, "but": list(but)}
         self.callback = callback
         self.seen: dict[str, Any] | None = None
         self.acted = False
