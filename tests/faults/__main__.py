@@ -29,9 +29,10 @@ CODE = ("plugins", "roles", "playbooks")
 
 
 def rig_on(engine: Engine, settings: Settings, way: str) -> Rig:
-    """Return the Saleor-like unit on the lab, with its snapshot made."""
+    """Return the Saleor-like unit on the lab, with a snapshot of its beginning."""
     rig = Rig(settings, engine, units.deployment(engine, settings, "saleor", way), settings.directory / "faults")
-    rig.snapshot()
+    if not rig.has_snapshot():
+        rig.snapshot()
     return rig
 
 

@@ -124,9 +124,18 @@ class Rig:
             rm -rf {SNAPSHOT}; mkdir -p {SNAPSHOT}
             for volume in {" ".join(self.deployed.volumes())}; do
                 cp -a "$root/volumes/$volume/_data" "{SNAPSHOT}/$volume"
-            done"""
+            done
+            touch {SNAPSHOT}/{self._stamp}"""
         answers = f"AUTH {self.deployed.passwords['redis']}\nSAVE\n"
         hosts.ssh(self.settings, MANAGER, f"sh -c {shlex.quote(script)}", stdin=answers, timeout=180)
+
+    def has_snapshot(self) -> bool:
+        """Whether the lab still has the snapshot that an earlier run made of this unit."""
+        return hosts.ssh(self.settings, MANAGER, f"[ -e {SNAPSHOT}/{self._stamp} ] && echo yes || echo no") == "yes"
+
+    @property
+    def _stamp(self) -> str:
+        return f"of-{self.unit}-{self.deployed.way}"
 
     def restore(self) -> None:
         """Put the unit, the hosts and the Swarm back to the snapshot, whatever happened since."""
