@@ -140,6 +140,12 @@ class Rig:
     def restore(self) -> None:
         """Put the unit, the hosts and the Swarm back to the snapshot, whatever happened since."""
         self.stands = None
+        # One whose cell was broken off goes on without its controller.
+        hosts.ssh(
+            self.settings,
+            MANAGER,
+            f"for engine in $({_HOLDERS}); do pid=${{engine#/proc/}}; kill -9 ${{pid%%/*}}; done",
+        )
         heal(self.settings)
         ledger.stop(self.settings)
         two_sides.stop(self.settings)
