@@ -175,7 +175,7 @@ class NamedByTheirVerb(Leases):
 
 
 def named(engine: Engine, verb: str) -> Engine:
-    places = {name: type("Place", (), {"name": name})() for name in THERE}
+    places = {name: type("Place", (), {"name": name, "host": None})() for name in THERE}
     setting = replace(engine.setting, places=places, tools=NamedByTheirVerb())
     mine = Engine(setting, verb, lambda _event, _data: None)
     mine._parts = engine.parts()
@@ -203,3 +203,14 @@ def test_services_that_a_redeploy_took_away_run_again_after_a_second_switch(
     starts = ["switch.db.start", "switch.api.start", "follow db"]
     assert [each for each in walked if each in starts] == starts
     assert not [each for each in walked if each.startswith(("take_over", "switch.give"))]
+
+
+def test_cancel_takes_back_what_a_broken_off_backup_left(switch: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    cancelling = named(switch, "cancel")
+    cancelling.journal.write("prepared")
+    undone: list[str] = []
+    monkeypatch.setattr(cancelling.walk, "back", lambda steps: undone.extend(each.id for each in steps))
+    monkeypatch.setattr(cancelling.walk, "forward", lambda _stages: None)
+    monkeypatch.setattr(cancelling.tools.lease, "unpin", lambda _move, _services: [], raising=False)
+    cancelling._cancel(Phase("prepared", *THERE))
+    assert [each for each in undone if each.endswith(" db")] == ["prepare db", "backup db", "precopy db"]

@@ -513,7 +513,8 @@ class Engine:
         move = self._forward()
         movers = self._movers(move)
         turned = self._movers(self._move(self.unit.target, self.unit.home)) if phase.since else {}
-        steps = [step for mover in movers.values() for step in _flat([*mover.prepare(), *mover.precopy()])]
+        made = [[*mover.prepare(), *mover.backup(), *mover.precopy()] for mover in movers.values()]
+        steps = [step for stages in made for step in _flat(stages)]
         steps += [step for mover in turned.values() for step in _flat(mover.follow())]
         self.walk.back(steps)
         self.walk.forward(self.tools.lease.unpin(move, [*self._services(apps=True), *self._services(apps=False)]))
