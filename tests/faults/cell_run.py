@@ -103,6 +103,8 @@ def judge(rig: Rig, place: str, notes: dict[str, Any], *, home: str = MANAGER, p
     When they began the unit was at `home` and the journal had so many promotions.
     """
     problems = rig.wrong_end(place)
+    if notes.get("phase") == CANCELLED:
+        problems += rig.left_behind(place)
     if problems:
         return problems
     accepted = two_sides.accepted(rig.settings)

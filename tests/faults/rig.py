@@ -273,6 +273,26 @@ class Rig:
             found.append(f"the lease is on {self.leases()}, not on {place}")
         return found
 
+    def left_behind(self, place: str) -> list[str]:
+        """Say what a move has left though it was cancelled, with the unit at a place. Its proven backups stay."""
+        script = f"""
+            root=$(docker info --format '{{{{.DockerRootDir}}}}')
+            docker ps --filter label={units.MOVES}={self.unit} --format 'container {{{{.Names}}}}'
+            for volume in {" ".join(self.deployed.volumes())}; do
+                [ -e "$root/evenkeel/$volume" ] && echo "parked $volume"
+                docker volume inspect "$volume" >/dev/null 2>&1 && echo "volume $volume"
+            done
+            systemctl list-units --all --plain --no-legend 'evenkeel-*-{self.unit}*' | awk '{{print "unit " $1}}'
+            docker secret ls -q --filter label={units.MOVES}={self.unit} 2>/dev/null | sed 's/^/secret /'
+            true"""
+        told = {host: hosts.ssh(self.settings, host, "sh -s", stdin=script).splitlines() for host in HOSTS}
+        return [
+            f"{host} still has {line}"
+            for host, lines in told.items()
+            for line in lines
+            if host != place or not line.startswith("volume ")
+        ]
+
 
 def heal(settings: Settings) -> None:
     """Undo every fault that a test may have left on the hosts."""
