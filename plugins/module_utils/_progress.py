@@ -38,6 +38,11 @@ def event_writer(handle: TextIO | None) -> EventWriter:
     return write
 
 
+def progress_argument_spec() -> dict[str, Any]:
+    """Return the options of a module that tells its progress, as the documentation fragment `progress` has them."""
+    return {"progress": {"type": "bool", "default": False}, "progress_file": {"type": "path"}}
+
+
 class Progress(ABC):
     """Reads a growing file of JSON lines; remembers how far it has read."""
 

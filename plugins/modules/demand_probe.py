@@ -13,6 +13,7 @@ version_added: 0.1.0
 extends_documentation_fragment:
   - evenkeel.swarm.host
   - evenkeel.swarm.host.proc
+  - evenkeel.swarm.progress
 description:
   - For a service whose demand is V(unidentifiable) (its threads never pause under the limit, so a small backlog and a
     large appetite look alike). Measures it at its limit, raises the limit of its running tasks on this host, measures
@@ -35,12 +36,6 @@ requirements:
   - root on the host, and systemd
   - Docker API >= 1.41 (Docker Engine 20.10)
 attributes:
-  action:
-    support: full
-    description: An action plugin shows the progress; the module does the work.
-  async:
-    support: full
-    description: Can be run in the background.
   check_mode:
     support: full
     description: Says which limits a run would set, and for how long. Measures nothing.
@@ -88,16 +83,6 @@ options:
       - Raise the limit even if the demand is known without it, or the limit did not cut in.
     type: bool
     default: false
-  progress:
-    description:
-      - Say on the controller's screen what is being done and how long it takes.
-      - The module then runs as a background job on the host, which goes on if the connection is lost.
-    type: bool
-    default: false
-  progress_file:
-    description:
-      - A file on the host to append one line of JSON to for each event, so that a long run can be watched.
-    type: path
 seealso:
   - module: evenkeel.swarm.throttling_info
 """
@@ -212,7 +197,11 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.evenkeel.swarm.plugins.module_utils import _cgroup, _probe, _probe_guard, _put_back
 from ansible_collections.evenkeel.swarm.plugins.module_utils._containers import list_containers
 from ansible_collections.evenkeel.swarm.plugins.module_utils._engine import DEFAULT_DOCKER_HOST, EngineError
-from ansible_collections.evenkeel.swarm.plugins.module_utils._progress import EventWriter, event_writer
+from ansible_collections.evenkeel.swarm.plugins.module_utils._progress import (
+    EventWriter,
+    event_writer,
+    progress_argument_spec,
+)
 from ansible_collections.evenkeel.swarm.plugins.module_utils._throttling import measure
 from ansible_collections.evenkeel.swarm.plugins.module_utils._units import NANO
 
@@ -411,8 +400,7 @@ def define_module() -> AnsibleModule:
             "min_idle": {"type": "float", "default": 0.25},
             "force": {"type": "bool", "default": False},
             # Read by the action plugin; here for those who call the module without it.
-            "progress": {"type": "bool", "default": False},
-            "progress_file": {"type": "path"},
+            **progress_argument_spec(),
             "docker_host": {"type": "str", "default": DEFAULT_DOCKER_HOST},
             "cgroup_root": {"type": "path", "default": _cgroup.DEFAULT_CGROUP_ROOT},
             "proc_root": {"type": "path", "default": "/proc"},

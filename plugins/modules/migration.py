@@ -12,6 +12,7 @@ short_description: Move services with their data between two hosts of a Docker S
 version_added: 0.1.0
 extends_documentation_fragment:
   - evenkeel.swarm.swarm
+  - evenkeel.swarm.progress
 description:
   - Moves a unit, which is a few services with their data, from its home to its target. Data is copied while the
     services run. The switch is short, and what was acknowledged before it is there after it.
@@ -33,12 +34,6 @@ requirements:
   - root on the manager, and systemd
   - rsync, ssh and Python 3.11 on both hosts
 attributes:
-  action:
-    support: full
-    description: An action plugin shows the progress; the module does the work.
-  async:
-    support: full
-    description: Can be run in the background.
   check_mode:
     support: full
     description: Looks and says which steps a run would do. What comes after the first of them can't be looked at yet,
@@ -121,16 +116,6 @@ options:
     type: list
     elements: dict
     default: []
-  progress:
-    description:
-      - Say on the controller's screen what each step does.
-      - The module then runs as a background job on the manager, which goes on if the connection is lost.
-    type: bool
-    default: false
-  progress_file:
-    description:
-      - A file on the manager to append one line of JSON to for each event, so that a long run can be watched.
-    type: path
 seealso:
   - module: evenkeel.swarm.migration_info
   - module: evenkeel.swarm.service_limits
@@ -189,7 +174,7 @@ units:
   contains:
     phase:
       description: Where the move stands, V(new), V(prepared), V(copied), V(switching), V(promoting), V(switched),
-        V(completed), V(cancelled), or V(unknown) if it could not be looked at after an error.
+        V(completed), V(cancelling), V(cancelled), or V(unknown) if it could not be looked at after an error.
       type: str
     runs_on:
       description: The host that the unit runs on. V(null) while that can't be said.
@@ -259,7 +244,11 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.b
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.phase import PLAN, STATUS, VERBS
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.text import failure_text, result_lines
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.units import parse_units
-from ansible_collections.evenkeel.swarm.plugins.module_utils._progress import EventWriter, event_writer
+from ansible_collections.evenkeel.swarm.plugins.module_utils._progress import (
+    EventWriter,
+    event_writer,
+    progress_argument_spec,
+)
 from ansible_collections.evenkeel.swarm.plugins.module_utils._swarm import open_swarm, swarm_argument_spec
 
 DEFAULTS = Options()
@@ -409,8 +398,7 @@ def define_module() -> AnsibleModule:
             "addresses": {"type": "dict", "default": {}},
             "brought": {"type": "list", "elements": "dict", "default": []},
             # Read by the action plugin; here for those who call the module without it.
-            "progress": {"type": "bool", "default": False},
-            "progress_file": {"type": "path"},
+            **progress_argument_spec(),
         },
         supports_check_mode=True,
     )

@@ -51,23 +51,7 @@ options:
       - Whether a memory limit may be set below what a task uses now. Such a task may be killed as it starts.
     type: bool
     default: false
-  progress:
-    description:
-      - Say on the controller's screen what becomes of each service while it is being changed.
-      - The module then runs as a background job on the host, which goes on if the connection is lost.
-    type: bool
-    default: false
-  progress_file:
-    description:
-      - A file on the host to append one line of JSON to for each event, so that a long run can be watched.
-    type: path
 attributes:
-  action:
-    support: full
-    description: An action plugin shows the progress; the module does the work.
-  async:
-    support: full
-    description: Can be run in the background.
   check_mode:
     support: full
     description: Predicts exactly what a run does, all checks included.
@@ -80,6 +64,7 @@ attributes:
 extends_documentation_fragment:
   - evenkeel.swarm.swarm
   - evenkeel.swarm.swarm.table
+  - evenkeel.swarm.progress
 notes:
   - Runs on a Swarm manager. Two runs at a time on one manager are refused.
   - A limit of more CPUs than an eligible node has is refused, since Swarm ignores limits when it chooses a node and the
@@ -207,7 +192,11 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._limits_plan import
     read_node,
     read_service,
 )
-from ansible_collections.evenkeel.swarm.plugins.module_utils._progress import EventWriter, event_writer
+from ansible_collections.evenkeel.swarm.plugins.module_utils._progress import (
+    EventWriter,
+    event_writer,
+    progress_argument_spec,
+)
 from ansible_collections.evenkeel.swarm.plugins.module_utils._swarm import (
     Swarm,
     SwarmError,
@@ -474,8 +463,7 @@ def define_module() -> AnsibleModule:
             "memory_in_use": {"type": "dict"},
             "allow_memory_below_use": {"type": "bool", "default": False},
             # Read by the action plugin; here for those who call the module without it.
-            "progress": {"type": "bool", "default": False},
-            "progress_file": {"type": "path"},
+            **progress_argument_spec(),
         },
         supports_check_mode=True,
     )

@@ -134,6 +134,8 @@ class Estate:
         def there(spec: Spec) -> None:
             spec["TaskTemplate"]["Placement"]["Constraints"] = [f"node.hostname=={node}"]
             spec["Mode"]["Replicated"]["Replicas"] = 1
+            # As the engine does: with the restart condition `none` Swarm may else take the ended task for it.
+            spec["TaskTemplate"]["ForceUpdate"] = spec["TaskTemplate"].get("ForceUpdate", 0) + 1
 
         self.cluster.edit_service(self.service, there)
         self.wait_running(node)

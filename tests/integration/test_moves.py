@@ -52,6 +52,8 @@ def kept(rig: Rig, verb: str, line: str) -> bool:
         "swarm": [
             f"label kvm2 evenkeel.lease.{unit}=1",
             f"spec ({names}) TaskTemplate.(Placement|ForceUpdate|ContainerSpec.Image).*",
+            # All of them have volumes, which two copies at once would share.
+            f'spec ({names}) UpdateConfig.Order="stop-first"',
         ],
         "kvm2": [
             f"container ({names}) ",
@@ -81,7 +83,11 @@ def test_complete_leaves_nothing_and_the_unit_moves_back(rig: Rig) -> None:
     assert rig.wrong_end("kvm4") == []
 
 
-@pytest.mark.parametrize("verbs", [["prepare"], ["prepare", "precopy"]], ids="-".join)
+@pytest.mark.parametrize(
+    "verbs",
+    [["prepare"], ["prepare", "precopy"], ["prepare", "precopy", "switch", "reverse"]],
+    ids="-".join,
+)
 def test_cancel_leaves_nothing(rig: Rig, verbs: list[str]) -> None:
     rig.restore()
     before = traces.of(rig, "kvm4")

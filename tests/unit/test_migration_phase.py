@@ -8,6 +8,7 @@ import pytest
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import Member, Unit
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.phase import (
     CANCELLED,
+    CANCELLING,
     COMPLETED,
     COPIED,
     NEW,
@@ -34,7 +35,7 @@ def seen(live: str = "kvm4", lease: str | None = "kvm4", *, armed: bool = False,
 
 
 def journal(*events: str) -> list[dict[str, Any]]:
-    """Entries as the engine writes them: `fenced>` leads to the target, `fenced<` back."""
+    """Entries as the engine writes them: `fenced>` leads to the target, `fenced<` back; `undo` is a cancel's step."""
     ways = {"fenced>": ("kvm4", "kvm2"), "fenced<": ("kvm2", "kvm4")}
     entries: list[dict[str, Any]] = []
     for number, event in enumerate(events):
@@ -43,6 +44,8 @@ def journal(*events: str) -> list[dict[str, Any]]:
             entry["source"], entry["target"] = ways[event]
         if event in ("cancel", "complete"):
             entry |= {"event": "ended", "how": event}
+        if event == "undo":
+            entry |= {"event": "intent", "verb": "cancel"}
         entries.append(entry)
     return entries
 
@@ -76,6 +79,14 @@ UNSEEN = Seen(frozenset(["kvm2"]), {"db-data": {"kvm4": "neither", "kvm2": None}
         ((*THERE, "fenced<", "promotion_intended"), NOBODY, PROMOTING, ("kvm2", "kvm4")),
         ((*THERE, "fenced<", "promotion_intended", "switched"), seen(), COPIED, ("kvm4", "kvm2")),
         ((*READY, "cancel"), seen(lease=None, other="neither"), CANCELLED, ("kvm4", "kvm2")),
+        # A cancel that was not through has taken away what the marks of before it promise.
+        ((*READY, "undo"), seen(), CANCELLING, ("kvm4", "kvm2")),
+        ((*READY, "undo"), seen(lease=None, other="neither"), CANCELLING, ("kvm4", "kvm2")),
+        ((*READY, "fenced>", "unfenced", "undo"), seen(), CANCELLING, ("kvm4", "kvm2")),
+        ((*THERE, "fenced<", "promotion_intended", "switched", "undo"), seen(), CANCELLING, ("kvm4", "kvm2")),
+        ((*READY, "undo", "prepared"), seen(), PREPARED, ("kvm4", "kvm2")),
+        ((*READY, "undo", "prepared", "copied"), seen(), COPIED, ("kvm4", "kvm2")),
+        ((*THERE, "fenced<", "unfenced", "undo"), GONE, SWITCHED, ("kvm2", "kvm4")),
         ((*THERE, "complete"), seen("kvm2", "kvm2", other="neither"), COMPLETED, ("kvm2", "kvm4")),
         # The journal was lost with a disk: what is seen decides.
         ((), GONE, SWITCHED, ("kvm2", "kvm4")),
@@ -129,6 +140,7 @@ def test_a_switch_knows_since_when() -> None:
 ALL = {
     NEW: Phase(NEW, "kvm4", "kvm2"),
     CANCELLED: Phase(CANCELLED, "kvm4", "kvm2"),
+    CANCELLING: Phase(CANCELLING, "kvm4", "kvm2"),
     PREPARED: Phase(PREPARED, "kvm4", "kvm2"),
     COPIED: Phase(COPIED, "kvm4", "kvm2"),
     "turned back": Phase(COPIED, "kvm4", "kvm2", since="then"),
@@ -137,6 +149,7 @@ ALL = {
     PROMOTING: Phase(PROMOTING, "kvm4", "kvm2"),
     "promoting back": Phase(PROMOTING, "kvm2", "kvm4", forth=False),
     SWITCHED: Phase(SWITCHED, "kvm2", "kvm4", since="then"),
+    "way back taken back": Phase(SWITCHED, "kvm2", "kvm4", since="then", taken_back=True),
     COMPLETED: Phase(COMPLETED, "kvm2", "kvm4"),
 }
 
@@ -147,12 +160,12 @@ ALL = {
         ("plan", set(ALL)),
         ("status", set(ALL)),
         ("verify", set(ALL)),
-        ("prepare", {NEW, CANCELLED, PREPARED, COPIED, "turned back"}),
+        ("prepare", {NEW, CANCELLED, CANCELLING, PREPARED, COPIED, "turned back"}),
         ("precopy", {PREPARED, COPIED, "turned back"}),
-        ("switch", {COPIED, "turned back", SWITCHING, PROMOTING, SWITCHED}),
-        ("reverse", {SWITCHED, "switching back", "promoting back", "turned back"}),
-        ("complete", {SWITCHED, COMPLETED}),
-        ("cancel", {NEW, CANCELLED, PREPARED, COPIED, "turned back", SWITCHING, "switching back"}),
+        ("switch", {COPIED, "turned back", SWITCHING, PROMOTING, SWITCHED, "way back taken back"}),
+        ("reverse", {SWITCHED, "way back taken back", "switching back", "promoting back", "turned back"}),
+        ("complete", {SWITCHED, "way back taken back", COMPLETED}),
+        ("cancel", set(ALL) - {PROMOTING, "promoting back", SWITCHED, COMPLETED}),
     ],
 )
 def test_which_verb_may_run_in_which_phase(verb: str, allowed: set[str]) -> None:

@@ -87,31 +87,22 @@ class BroughtHost(OutOfReach):
         self.open: list[Question] = []
         self._answers = {_key(each["question"]): each["answer"] for each in brought}
 
-    def run(
-        self,
-        argv: Sequence[str],
-        *,
-        stdin: str | None = None,
-        env: Mapping[str, str] | None = None,
-        timeout: float = 60,
-        check: bool = True,
-    ) -> Done:
+    def _done(self, argv: Sequence[str], stdin: str, env: Mapping[str, str], timeout: float) -> Done:
         """Return how the command ended when it was run there."""
         del timeout
-        if stdin is not None or env:
+        if stdin or env:
             raise self.error
-        done = Done(**self._answer({"argv": list(argv)}))
-        if check:
-            self._raise_if_failed(argv[0], done)
-        return done
+        return Done(**self._found({"argv": list(argv)}))
 
-    def call(self, module: ModuleType, function: str, *, timeout: float = 60, **arguments: Any) -> Any:
+    def _answer(
+        self, module: ModuleType, function: str, arguments: Mapping[str, Any], timeout: float
+    ) -> Mapping[str, Any]:
         """Return what the function returned there."""
         del timeout
         named = module.__name__.rpartition(".")[2]
-        return self._result(self._answer({"module": named, "function": function, "arguments": arguments}))
+        return self._found({"module": named, "function": function, "arguments": dict(arguments)})
 
-    def _answer(self, question: Question) -> dict[str, Any]:
+    def _found(self, question: Question) -> dict[str, Any]:
         found = self._answers.get(_key(question))
         if found is not None:
             return dict(found)

@@ -57,12 +57,18 @@ class Host(ABC):
         What is secret goes into `stdin`, never into argv, and not into `env` either, which stands in argv over SSH.
         Raises MoveError: `host_unreachable`, `timeout`, and with `check` `command_failed` with its last words.
         """
-        command = self._argv(argv, env or {})
-        what = f"{argv[0]} on {self.name}"
+        done = self._done(argv, stdin or "", env or {}, timeout)
+        if check:
+            self._raise_if_failed(argv[0], done)
+        return done
+
+    def _done(self, argv: Sequence[str], stdin: str, env: Mapping[str, str], timeout: float) -> Done:
+        """Run a command to its end there, whatever end; raises MoveError as run does, but for `command_failed`."""
+        command = self._argv(argv, env)
         try:
             ended = subprocess.run(
                 command,
-                input=stdin or "",
+                input=stdin,
                 capture_output=True,
                 text=True,
                 errors="replace",
@@ -70,15 +76,14 @@ class Host(ABC):
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise MoveError("timeout", f"{what} did not end within {timeout:g} s", host=self.name) from error
+            message = f"{argv[0]} on {self.name} did not end within {timeout:g} s"
+            raise MoveError("timeout", message, host=self.name) from error
         except FileNotFoundError as error:
-            if not check and command[0] == argv[0]:
+            if command[0] == argv[0]:
                 return Done(NOT_FOUND, "", f"{argv[0]} is not installed on {self.name}")
             raise _not_installed(command[0]) from error
         done = Done(ended.returncode, ended.stdout, ended.stderr)
         self._raise_if_unreachable(done)
-        if check:
-            self._raise_if_failed(argv[0], done)
         return done
 
     def _raise_if_failed(self, command: str, done: Done) -> None:
@@ -103,8 +108,14 @@ class Host(ABC):
         The module's source is sent along, so it may use the standard library only. An OSError or ValueError there
         comes back as a MoveError `failed_on_host` with its text.
         """
+        return self._result(self._answer(module, function, arguments, timeout))
+
+    def _answer(
+        self, module: ModuleType, function: str, arguments: Mapping[str, Any], timeout: float
+    ) -> Mapping[str, Any]:
+        """Return {"result": ...}, {"error": text} or {"broken": text}."""
         try:
-            answer = self._calls.call(module, function, arguments, timeout)
+            return self._calls.call(module, function, arguments, timeout)
         except TimeoutError as error:
             message = f"{function} on {self.name} did not end within {timeout:g} s"
             raise MoveError("timeout", message, host=self.name) from error
@@ -113,7 +124,6 @@ class Host(ABC):
             raise MoveError("failed_on_host", f"{self.name}: {ended.said}", host=self.name) from ended
         except FileNotFoundError as error:
             raise _not_installed(str(error.filename)) from error
-        return self._result(answer)
 
     def _result(self, answer: Mapping[str, Any]) -> Any:
         said = answer.get("error", answer.get("broken"))

@@ -6,15 +6,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.journal import FENCED, PROMOTION, UNFENCED
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import Unit
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host.copies import BOTH, LIVE, PARKED
 
-NEW, PREPARED, COPIED, SWITCHING, PROMOTING, SWITCHED, COMPLETED, CANCELLED = (
-    "new", "prepared", "copied", "switching", "promoting", "switched", "completed", "cancelled",
+NEW, PREPARED, COPIED, SWITCHING, PROMOTING, SWITCHED, COMPLETED, CANCELLING, CANCELLED = (
+    "new", "prepared", "copied", "switching", "promoting", "switched", "completed", "cancelling", "cancelled",
 )  # fmt: skip
 PLAN, PREPARE, PRECOPY, STATUS, VERIFY, SWITCH, REVERSE, COMPLETE, CANCEL = VERBS = (
     "plan", "prepare", "precopy", "status", "verify", "switch", "reverse", "complete", "cancel",
@@ -55,7 +55,8 @@ class Phase:
     """Where a move stands. `source`, `target`: of the switch under way, else of the one that may come next.
 
     `since`: when it was switched (ISO 8601). `problem`: what contradicts itself; only looking is allowed then.
-    `forth`: whether the switch under way leads away from the unit's home.
+    `forth`: whether the switch under way leads away from the unit's home. `taken_back`: whether a switch back was begun
+    and taken back.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Phase:
     since: str | None = None
     problem: str = ""
     forth: bool = True
+    taken_back: bool = False
 
 
 def decide(unit: Unit, entries: Sequence[Mapping[str, Any]], seen: Seen) -> Phase:
@@ -74,7 +76,15 @@ def decide(unit: Unit, entries: Sequence[Mapping[str, Any]], seen: Seen) -> Phas
     if not current:
         return _at_rest(unit, story[closed] if closed is not None else None, seen)
     phase = _under_way(unit, current, seen)
-    return Phase(**{**phase.__dict__, "problem": _problem(phase, seen)})
+    if phase.name in (NEW, PREPARED, COPIED) and _cancel_begun(current):
+        phase = replace(phase, name=CANCELLING)
+    return replace(phase, problem=_problem(phase, seen))
+
+
+def _cancel_begun(entries: Sequence[Mapping[str, Any]]) -> bool:
+    """Tell whether a cancel has taken something away that no verb has brought about anew since."""
+    telling = [each for each in entries if each.get("verb") == CANCEL or each["event"] in (PREPARED, FENCED, SWITCHED)]
+    return bool(telling) and telling[-1].get("verb") == CANCEL
 
 
 def _at_rest(unit: Unit, ended: Mapping[str, Any] | None, seen: Seen) -> Phase:
@@ -106,12 +116,13 @@ def _under_way(unit: Unit, entries: Sequence[Mapping[str, Any]], seen: Seen) -> 
     if last == FENCED or seen.armed or seen.lives != source:
         return Phase(SWITCHING, source, target, forth=forth)
     if not forth:
-        return Phase(SWITCHED, source, target, since=_switched_at(entries))
+        return Phase(SWITCHED, source, target, since=_switched_at(entries), taken_back=True)
     return _before_a_switch(unit, entries, seen)
 
 
 def _before_a_switch(unit: Unit, entries: Sequence[Mapping[str, Any]], seen: Seen) -> Phase:
-    events = {entry["event"] for entry in entries}
+    cancelled = [index for index, entry in enumerate(entries) if entry.get("verb") == CANCEL]
+    events = {entry["event"] for entry in entries[cancelled[-1] if cancelled else 0 :]}
     pinned = seen.lease == {unit.home}
     name = (COPIED if COPIED in events else PREPARED) if pinned and PREPARED in events else NEW
     return Phase(name, unit.home, unit.target)
@@ -126,7 +137,7 @@ def _problem(phase: Phase, seen: Seen) -> str:
         live = sorted(seen.at(LIVE, volume))
         if len(live) > 1:
             return f"the volume {volume} has live data on {' and on '.join(live)}: only one of them may be"
-        if phase.name in (PREPARED, COPIED, SWITCHED) and live and live != [phase.source]:
+        if phase.name in (PREPARED, COPIED, SWITCHED, CANCELLING) and live and live != [phase.source]:
             return f"the volume {volume} is live on {live[0]}, but by the journal the unit runs on {phase.source}"
     if len(seen.lease) > 1:
         return f"the lease is on {' and on '.join(sorted(seen.lease))}: only one node may have it"
@@ -139,6 +150,8 @@ def refusal(verb: str, phase: Phase, unit: Unit) -> str:
         return f"{phase.problem}. Nothing is done before that is cleared up: see docs/moving.md"
     if verb == REVERSE and phase.name == COPIED and phase.since is None:
         return _NO_WAY_BACK
+    if verb == CANCEL and phase.taken_back:
+        return ""
     return _REFUSALS.get(verb, {}).get(_key(phase), "").format(unit=unit, phase=phase)
 
 
@@ -147,6 +160,7 @@ def next_verb(phase: Phase) -> str | None:
     return {
         NEW: PREPARE,
         CANCELLED: PREPARE,
+        CANCELLING: CANCEL,
         PREPARED: PRECOPY,
         COPIED: SWITCH,
         SWITCHING: SWITCH,
@@ -168,6 +182,9 @@ _GOING_BACK = "a switch back to {phase.target} is under way: run verb=reverse ag
 _SWITCHED = "the unit was switched to {unit.target}: verb=reverse brings it back, verb=complete ends the move"
 _COMPLETED = "the unit was moved to {unit.target} for good: to move it back swap home and target in migration_units"
 _NOT_BEGUN = "the move has not begun: run verb=prepare first"
+_CANCELLING = (
+    "a cancel was begun and is not through: run verb=cancel again, which ends it (or verb=prepare to begin anew)"
+)
 _NO_COPY = "there is no copy yet: run verb=precopy first"
 _BACK = dict.fromkeys((_SWITCHING_BACK, _PROMOTING_BACK), _GOING_BACK)
 _NO_WAY_BACK = "nothing was switched: there is nothing to bring back"
@@ -181,6 +198,7 @@ _REFUSALS: Mapping[str, Mapping[str, str]] = {
     },
     PRECOPY: {
         NEW: _NOT_BEGUN,
+        CANCELLING: _CANCELLING,
         CANCELLED: _NOT_BEGUN,
         SWITCHING: _UNDER_WAY,
         PROMOTING: _PROMOTING,
@@ -190,18 +208,21 @@ _REFUSALS: Mapping[str, Mapping[str, str]] = {
     },
     SWITCH: {
         NEW: _NOT_BEGUN,
+        CANCELLING: _CANCELLING,
         CANCELLED: _NOT_BEGUN,
         PREPARED: _NO_COPY,
         **_BACK,
         COMPLETED: _COMPLETED,
     },
     REVERSE: {
+        CANCELLING: _CANCELLING,
         **dict.fromkeys((NEW, CANCELLED, PREPARED), _NO_WAY_BACK),
         SWITCHING: _UNDER_WAY,
         PROMOTING: _PROMOTING,
         COMPLETED: _COMPLETED,
     },
     COMPLETE: {
+        CANCELLING: _CANCELLING,
         **dict.fromkeys((NEW, CANCELLED, PREPARED, COPIED), "nothing was switched: there is nothing to complete"),
         SWITCHING: _UNDER_WAY,
         PROMOTING: _PROMOTING,

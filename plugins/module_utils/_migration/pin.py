@@ -9,7 +9,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible_collections.evenkeel.swarm.plugins.module_utils._limits_plan import Node, read_settings, satisfies
+from ansible_collections.evenkeel.swarm.plugins.module_utils._limits_plan import Node, satisfies
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import Unit
 
 Spec = dict[str, Any]
@@ -93,9 +93,11 @@ def released(spec: Spec, unit: Unit, before: Mapping[str, Any]) -> Spec:
 
 
 def woken(now: Spec, after: Spec) -> Spec:
-    """Return `after` so that Swarm makes new tasks even where only waiting ones would stay (moby#31014)."""
-    if not read_settings(now).replicas:
-        return after  # from none to some makes new ones anyway
+    """Return `after` so that Swarm makes new tasks whatever tasks it knows of.
+
+    Else only waiting ones might stay (moby#31014), or an ended one be taken for one that is wanted: from none to some,
+    with the restart condition `none`, before Swarm has cleared it away.
+    """
     edited = copy.deepcopy(after)
     edited["TaskTemplate"]["ForceUpdate"] = now["TaskTemplate"].get("ForceUpdate")
     restarted(edited)

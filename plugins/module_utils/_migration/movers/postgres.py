@@ -143,7 +143,7 @@ class PostgresMover(Mover):
 
     def finish(self) -> Sequence[Stage]:
         """End the following; remove the old copy and everything that the move made but the scheduled backup."""
-        return [self._end_following(), self._remove_old(), *Preparation(self.context).taken_back()]
+        return [self._end_following(), self._remove_old(), self._unmark(), *Preparation(self.context).taken_back()]
 
     # --- the steps of its own ---
 
@@ -290,6 +290,21 @@ class PostgresMover(Mover):
             source.host.call(pg_data, "discard", base=context.path(source, copies.PARKED), timeout=600)
 
         return context.step("complete", "remove_old", "remove the old copy", source.name, gone, remove, deadline=600)
+
+    def _unmark(self) -> Step:
+        """The data lives in its volume: of where the copy was made nothing is left."""
+        context, target = self.context, self.move.target
+        parked = context.path(target, copies.PARKED)
+
+        def unmarked() -> bool:
+            return not target.host.call(pg_data, "marked", base=parked)
+
+        def unmark(_tell: Tell) -> None:
+            if context.paths(target)["state"] != copies.LIVE:
+                raise MoveError("no_copy", f"the volume {context.layout().volume} is not live on {target.name}")
+            target.host.call(pg_data, "discard", base=parked)
+
+        return context.step("complete", "unmark", "take this move's mark away", target.name, unmarked, unmark)
 
 
 _IDENTITY = (

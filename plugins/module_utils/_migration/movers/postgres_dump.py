@@ -96,7 +96,7 @@ class DumpMover(PostgresMover):
 
     def finish(self) -> Sequence[Stage]:
         """Remove the old copy."""
-        return [self._remove_old()]
+        return [self._remove_old(), self._unmark()]
 
     def _differences(self, before: Content, after: Content) -> list[str]:
         """Return what differs, less what a new cluster has in its own way."""

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
@@ -107,24 +107,24 @@ class Volume:
     def mark(self) -> Step:
         """Prepare: write beside the source's data that they belong to this move."""
         source = self.move.source
-        return Step(
-            f"prepare.{self.part.key}.mark-{self.name}",
+        return self._step(
+            "prepare.mark",
             f"mark the volume {self.name} as this move's",
-            source.name,
+            source,
             probe=lambda: self.ours(self.look(source)),
-            do=lambda _tell: self._call(source, "claim"),
+            do=lambda: self._call(source, "claim"),
             undo=lambda: self._call(source, "release"),
         )
 
     def make(self) -> Step:
         """Prepare: have the volume on the target, parked and empty, before anything can start on it there."""
         target = self.move.target
-        return Step(
-            f"prepare.{self.part.key}.volume-{self.name}",
+        return self._step(
+            "prepare.volume",
             f"make the volume {self.name}, parked and empty",
-            target.name,
+            target,
             probe=lambda: self.parked(target) and self._known(target),
-            do=lambda _tell: self._make(target),
+            do=lambda: self._make(target),
             undo=lambda: self.remove(target),
         )
 
@@ -138,12 +138,12 @@ class Volume:
     def park_source(self) -> Step:
         """Park: take the source's data out of reach of every container that does not have them yet."""
         source = self.move.source
-        return Step(
-            f"switch.{self.part.key}.park-{self.name}",
+        return self._step(
+            "switch.park",
             f"park the volume {self.name}: nothing more can start on it",
-            source.name,
+            source,
             probe=lambda: self.parked(source),
-            do=lambda _tell: self._park(source),
+            do=lambda: self._park(source),
             undo=lambda: self._unpark(source),
         )
 
@@ -166,43 +166,64 @@ class Volume:
     def bring_live(self) -> Step:
         """Take over: put the target's copy where containers find it."""
         target = self.move.target
-        return Step(
-            f"switch.{self.part.key}.live-{self.name}",
+        return self._step(
+            "switch.live",
             f"bring the volume {self.name} live",
-            target.name,
+            target,
             probe=lambda: self.look(target)["state"] == copies.LIVE,
-            do=lambda _tell: self._bring_live(target),
+            do=lambda: self._bring_live(target),
         )
 
     def unmark(self) -> Step:
         """Finish: take the marker off the target's data."""
         target = self.move.target
-        return Step(
-            f"complete.{self.part.key}.unmark-{self.name}",
+        return self._step(
+            "complete.unmark",
             f"take this move's mark off the volume {self.name}",
-            target.name,
+            target,
             probe=lambda: not self.ours(self.look(target)),
-            do=lambda _tell: self._call(target, "release"),
+            do=lambda: self._call(target, "release"),
         )
 
     def remove_source(self) -> Step:
         """Finish: remove the old copy and its volume."""
         source = self.move.source
-        return Step(
-            f"complete.{self.part.key}.remove-{self.name}",
+        return self._step(
+            "complete.remove",
             f"remove the old copy of the volume {self.name}",
-            source.name,
+            source,
             probe=lambda: self.look(source)["state"] == copies.NEITHER and not self._known(source),
-            do=lambda _tell: self.remove(source),
+            do=lambda: self.remove(source),
         )
 
     def remove(self, place: Place) -> None:
         """Remove our parked copy and its volume; a live one, or another's, is left. Safe to run again."""
         found = self.look(place)
+        if found["state"] == copies.LIVE and found["empty"] and self.ours(found):
+            # A kill came between its making and its parking.
+            if users(place.host, self.live_path(place), self.name):
+                return
+            place.host.call(copies, "park", root=place.root, volume=self.name)
+            found = self.look(place)
         if found["state"] not in (copies.PARKED, copies.NEITHER) or not (found["owner"] is None or self.ours(found)):
             return
         self._call(place, "discard", timeout=3600)
         remove_volume(place.host, self.name)
+
+    def _step(
+        self,
+        what: str,
+        title: str,
+        place: Place,
+        *,
+        probe: Callable[[], bool],
+        do: Callable[[], None],
+        undo: Callable[[], None] | None = None,
+    ) -> Step:
+        """Return a step with this volume; `what`: verb.what."""
+        verb, _, name = what.partition(".")
+        identifier = f"{verb}.{self.part.key}.{name}-{self.name}"
+        return Step(identifier, title, place.name, probe, lambda _tell: do(), undo=undo)
 
     def _known(self, place: Place) -> bool:
         return knows_volume(place.host, self.name)
@@ -211,12 +232,13 @@ class Volume:
         found = self.look(place)
         self._refuse(place, found)
         labels: Sequence[str] = ("--label", f"evenkeel.migration={self.move.unit.name}")
+        # First of all ours: whatever comes now, cancel knows it.
+        self._call(place, "claim")
         if not self._known(place):
             place.host.run(["docker", "volume", "create", *labels, self.name])
             if found["state"] == copies.PARKED:
                 # Somebody pruned the volume; the engine has made an empty directory beside our copy.
                 place.host.run(["rmdir", "--", self.live_path(place)])
-        self._call(place, "claim")
         place.host.call(copies, "park", root=place.root, volume=self.name)
 
     def _refuse(self, place: Place, found: Mapping[str, Any]) -> None:

@@ -168,7 +168,10 @@ def _edit_node(docker_host: str, node_id: str, label: str, value: str | None) ->
 
 
 def _wake(wanted: Mapping[str, Json], name: str, replicas: int) -> None:
-    """Set the replicas of before; a task that already waits does not see the label (moby#31014), so it is made anew."""
+    """Set the replicas of before, with tasks made anew: one that waits does not see the label (moby#31014).
+
+    And one that has ended may be taken for the one wanted, if the service's restart condition is `none`.
+    """
     docker_host, constraint = wanted["docker_host"], _constraint(wanted)
 
     def edit(spec: Json) -> bool:
@@ -180,7 +183,7 @@ def _wake(wanted: Mapping[str, Json], name: str, replicas: int) -> None:
             return False
         # A redeploy may have taken the pin away meanwhile.
         placement["Constraints"] = [*(each for each in constraints if each != constraint), constraint]
-        if mode.get("Replicas") == replicas:
+        if replicas:
             spec["TaskTemplate"]["ForceUpdate"] = spec["TaskTemplate"].get("ForceUpdate", 0) + 1
         mode["Replicas"] = replicas
         return True

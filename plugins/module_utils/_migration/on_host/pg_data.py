@@ -120,6 +120,11 @@ def mark(base: str, facts: dict[str, object]) -> None:
     _write(path, json.dumps(facts) + "\n", 0o600)
 
 
+def marked(base: str) -> bool:
+    """Return whether the directory around a parked copy is there, with a mark or without."""
+    return Path(base).parent.is_dir()
+
+
 def lay_out(base: str, relative: str, *, uid: int, gid: int, owner: list[int], mode: int) -> None:
     """Make an empty place for a copy: the volume's directory with `owner` and `mode`, in it the data directory."""
     data = Path(base)
