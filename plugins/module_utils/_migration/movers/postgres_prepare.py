@@ -113,6 +113,10 @@ class Preparation:
             context.mark(target, copy="none")
 
         def remove() -> None:
+            source = context.move.source
+            if context.paths(source)["state"] == copies.LIVE:
+                # It may have been there and back: what lay around the parked copy is left.
+                source.host.call(pg_data, "discard", base=context.path(source, copies.PARKED))
             if not context.is_ours(context.look(target, copies.PARKED)["marker"]):
                 return
             if context.move.journal.before(f"volume:{volume}:{target.name}", lambda: True):
