@@ -146,7 +146,7 @@ def test_redis_goes_there_and_back_under_load_and_loses_nothing(
     assert finished.did
     assert bench.done(job, "finish", **BACK).did == []
     assert not on_host("kvm2", f"ls -d /var/lib/docker/*/{job['unit']}* 2>/dev/null; true").strip()
-    assert not [name for name in swarm.specs() if name.startswith("evenkeel-")]
+    assert not [name for name in swarm.specs() if name.startswith(f"evenkeel-{job['unit']}")]
     assert not [each for each in swarm.client.secrets() if job["unit"] in each["Spec"]["Name"]]
     everything = (
         ran.text + back.text + finished.text + on_host("kvm4", f"cat /tmp/evenkeel-movers/state/{job['unit']}/*")
