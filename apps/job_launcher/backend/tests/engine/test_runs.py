@@ -6,17 +6,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sqlite3
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from helpers import config, ended, ledger_is_exact, running, script, until, whole_log
 from job_launcher.engine import Engine
 from job_launcher.model import Event
 from job_launcher.refused import Refused
+from tests.engine.helpers import config, ended, ledger_is_exact, running, script, until, whole_log
 
 OK = script("print('done')")
 MIXED = script("import os, sys; sys.exit(int(os.environ['LAUNCHER_WORKER_NO']) % 2)")
@@ -42,9 +42,7 @@ def test_a_run_is_held_captured_and_released(tmp_path: Path) -> None:
 def test_fifty_posts_with_one_key_make_one_run(tmp_path: Path) -> None:
     async def go() -> None:
         async with running(config(tmp_path, {"ok": OK})) as engine:
-            answers = await asyncio.gather(
-                *(engine.start_run("ann", "ok", 3, idempotency_key="k") for _ in range(50))
-            )
+            answers = await asyncio.gather(*(engine.start_run("ann", "ok", 3, idempotency_key="k") for _ in range(50)))
             assert len({run.id for run, _ in answers}) == 1
             assert sum(created for _, created in answers) == 1
             with pytest.raises(Refused) as refused:
@@ -132,7 +130,7 @@ def test_starts_are_staggered_while_the_number_of_workers_grows(tmp_path: Path) 
             run, _ = await engine.start_run("ann", "sleep", 4, 4)
             await ended(engine, run.id)
             starts = sorted(unit.started_at for unit in (await engine.units(run.id)).items)
-            assert all(later - sooner >= 380 for sooner, later in zip(starts, starts[1:], strict=False))
+            assert all(later - sooner >= 380 for sooner, later in itertools.pairwise(starts))
 
     asyncio.run(go())
 
@@ -206,7 +204,7 @@ def test_a_drain_lets_units_finish_and_a_later_launcher_does_the_rest(tmp_path: 
                 await engine.start_run("ann", "short", 1)
             assert refused.value.status == 503
             assert (await engine.get_run(run.id)).counts.succeeded == 2
-            return run.id
+            return str(run.id)
 
     async def second(run_id: str) -> None:
         async with running(config(tmp_path, jobs), credits=0) as engine:
