@@ -57,6 +57,7 @@ class Worker:
         self.last_sign = asyncio.get_running_loop().time()
         self.pipes: list[Pipe] = []
         self.started: subprocess.Popen[bytes] | None = None
+        self.known: dict[int, int] = {}
 
     def output(self, data: bytes) -> None:
         """Hand output on."""
@@ -208,8 +209,11 @@ class LocalExecutor:
         return await self._loop.run_in_executor(self._sweeping, self._members, worker)
 
     def _members(self, worker: Worker) -> list[Process]:
+        return self._family_in(worker, snapshot())
+
+    def _family_in(self, worker: Worker, processes: Mapping[int, Process]) -> list[Process]:
         leader = worker.started.pid if worker.started else None
-        return self._children.family(worker.job.unit_id, leader, snapshot())
+        return self._children.family(worker.job.unit_id, leader, worker.known, processes)
 
     def _close_pipes(self, worker: Worker) -> None:
         for pipe in worker.pipes:
@@ -230,12 +234,7 @@ class LocalExecutor:
     def _sizes(self, workers: list[Worker]) -> list[tuple[Worker, int]]:
         self._children.reap_strays()
         processes = snapshot()
-        sizes = []
-        for worker in workers:
-            leader = worker.started.pid if worker.started else None
-            family = self._children.family(worker.job.unit_id, leader, processes)
-            sizes.append((worker, sum(each.rss for each in family)))
-        return sizes
+        return [(worker, sum(each.rss for each in self._family_in(worker, processes))) for worker in workers]
 
     async def recover(self, left: Mapping[str, str | None]) -> None:
         """Kill what an earlier launcher left running of these units."""

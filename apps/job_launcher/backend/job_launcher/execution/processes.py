@@ -149,11 +149,20 @@ class Children:
                     with contextlib.suppress(ChildProcessError):
                         os.waitpid(stray.pid, os.WNOHANG)
 
-    def family(self, unit_id: str, leader: int | None, processes: Mapping[int, Process]) -> list[Process]:
-        """Return who belongs to a unit and lives: its session, what descends from it, and its strays."""
+    def family(
+        self, unit_id: str, leader: int | None, known: dict[int, int], processes: Mapping[int, Process]
+    ) -> list[Process]:
+        """Return who belongs to a unit and lives: its session, what descends from it, and its strays.
+
+        `known` (pid -> start) remembers who was seen: one that has since left its session, its parent and its
+        environment is still found.
+        """
         roots = {each.pid for each in processes.values() if leader is not None and each.session == leader}
         roots |= {each.pid for each in self.strays(processes) if unit_of(each.pid) == unit_id}
-        return [processes[pid] for pid in descendants(processes, roots) if processes[pid].state not in "ZX"]
+        roots |= {pid for pid, start in known.items() if pid in processes and processes[pid].start == start}
+        found = [processes[pid] for pid in descendants(processes, roots) if processes[pid].state not in "ZX"]
+        known.update((each.pid, each.start) for each in found)
+        return found
 
 
 def marked(units: Iterable[str], processes: Mapping[int, Process]) -> list[Process]:
