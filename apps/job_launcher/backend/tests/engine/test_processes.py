@@ -56,7 +56,7 @@ def test_a_stop_leaves_nothing_of_eight_trees(tmp_path: Path) -> None:
             await until(lambda: len(of_units(units)) >= 8 * 5 and len(sleepers()) == 8)
             began = time.monotonic()
             assert (await engine.stop_run(run.id, "ann")).status == "stopping"
-            await until(lambda: not of_units(units) and not sleepers(), 5)
+            await until(lambda: not of_units(units) and not sleepers(), 5, pause=0.1)
             assert time.monotonic() - began < 1.0 + 1.0
             done = await ended(engine, run.id)
             assert (done.status, done.counts.stopped, done.message) == ("stopped", 12, "stopped by ann")
