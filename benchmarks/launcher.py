@@ -90,6 +90,6 @@ def _notes(found: Mapping[str, list[Mapping[str, Any]]]) -> list[str]:
         SEED,
         f"Log writes: {1 - ours['log_writes'] / naive['log_writes']:.2%} fewer than the naive way; all write calls, "
         f"the database's among them: {1 - ours['write_calls'] / naive['write_calls']:.2%} fewer.",
-        "Naive: a thread a worker, a flush a line, 3 viewers that read the log every 2 s. Workers are in neither's CPU.",
+        "Naive: a thread a worker, a flush a line, 3 viewers that read every 2 s. Workers are in neither's CPU.",
         "The engine without the web layer: sockets come on top; its viewers are listeners in the process.",
     ]
