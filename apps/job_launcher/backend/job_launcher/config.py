@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 import yaml
 
 from job_launcher.refused import Refused
-from job_launcher.templates import Template, load_templates
+from job_launcher.templates import Template
+from job_launcher.templates import load as load_templates
 from job_launcher.tunables import Tunables
 from job_launcher.tunables import load as load_tunables
 from job_launcher.validation import faults
@@ -37,6 +38,7 @@ _SCHEMA: Mapping[str, Any] = {
         "public_url": {"type": "string", "pattern": r"^https?://[^/?#\s]+/?$"},
         "secrets_dir": {"type": "string", "minLength": 1},
         "static_dir": {"type": "string", "minLength": 1},
+        "engine_socket": {"type": "string", "minLength": 1},
         "trusted_proxies": {"type": "array", "items": {"type": "string"}, "maxItems": 64},
         "tunables": {"type": "object"},
         "templates": {},
@@ -80,6 +82,7 @@ class Config:
     port: int = 8080
     public_url: str | None = None
     static_dir: Path = Path(__file__).parent / "static"
+    engine_socket: Path = Path("/run/job-launcher/engine.sock")
     trusted_proxies: tuple[Network, ...] = ()
     users: tuple[ConfiguredUser, ...] = ()
 
@@ -110,12 +113,15 @@ def parse(document: object, base: Path) -> Config:
     return Config(
         data_dir=base / document["data_dir"],
         tunables=load_tunables(document.get("tunables", {})),
-        templates=load_templates(document.get("templates", [])),
+        templates=load_templates(document.get("templates", {})),
         host=host,
         port=port,
         public_url=_origin(document.get("public_url")),
         static_dir=base / document["static_dir"] if "static_dir" in document else Config.static_dir,
-        trusted_proxies=tuple(_network(number, text) for number, text in enumerate(document.get("trusted_proxies", []))),
+        engine_socket=base / document.get("engine_socket", Config.engine_socket),
+        trusted_proxies=tuple(
+            _network(number, text) for number, text in enumerate(document.get("trusted_proxies", []))
+        ),
         users=_users(document.get("users", []), secrets),
     )
 
@@ -156,11 +162,14 @@ def _origin(url: str | None) -> str | None:
     return f"{parts.scheme}://{host}" + ("" if port in (None, default) else f":{port}")
 
 
-def _network(number: int, text: str) -> Network:
-    try:
-        return ipaddress.ip_network(text)
-    except ValueError as error:
-        raise Refused(f"trusted_proxies[{number}]", f"must be an address or network: {error}") from error
+def _networks(texts: list[str]) -> tuple[Network, ...]:
+    networks = []
+    for number, text in enumerate(texts):
+        try:
+            networks.append(ipaddress.ip_network(text))
+        except ValueError as error:
+            raise Refused(f"trusted_proxies[{number}]", f"must be an address or network: {error}") from error
+    return tuple(networks)
 
 
 def _users(entries: list[Mapping[str, Any]], secrets: Path) -> tuple[ConfiguredUser, ...]:

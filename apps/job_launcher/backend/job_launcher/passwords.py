@@ -28,6 +28,11 @@ def matches(password: str, stored: str) -> bool:
     return hmac.compare_digest(found, base64.b64decode(key))
 
 
+def nobody() -> str:
+    """A hash that no password matches, for names that nobody has: the time of the answer doesn't tell them apart."""
+    return f"scrypt${_N}${_R}${_P}${_text(secrets.token_bytes(16))}${_text(secrets.token_bytes(64))}"
+
+
 def new_secret() -> str:
     """256 random bits as text for cookies and addresses."""
     return secrets.token_urlsafe(32)

@@ -12,11 +12,17 @@ from typing import Any
 
 Schema = Mapping[str, Any]
 
+
+def _is_number(value: object) -> bool:
+    # Beyond 1e15 a float no longer holds every whole number, and infinity has none.
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e15 <= value <= 1e15
+
+
 _TYPES: Mapping[str, Callable[[Any], bool]] = {
     "null": lambda value: value is None,
     "boolean": lambda value: isinstance(value, bool),
     "integer": lambda value: _is_number(value) and float(value).is_integer(),
-    "number": lambda value: _is_number(value),
+    "number": _is_number,
     "string": lambda value: isinstance(value, str),
     "array": lambda value: isinstance(value, list),
     "object": lambda value: isinstance(value, dict),
@@ -36,22 +42,12 @@ def faults(schema: Schema, value: object, field: str = "") -> list[FieldError]:
     kinds = _kinds(schema)
     if kinds and not any(_TYPES[kind](value) for kind in kinds):
         return [FieldError(field, f"must be {' or '.join(_with_article(kind) for kind in kinds)}")]
-    if value is None:
-        return []
-    if "enum" in schema and value not in schema["enum"]:
+    if value is not None and "enum" in schema and value not in schema["enum"]:
         return [FieldError(field, f"must be one of: {', '.join(str(choice) for choice in schema['enum'])}")]
-    if isinstance(value, str):
-        return _string_faults(schema, value, field)
-    if isinstance(value, list):
-        return _array_faults(schema, value, field)
-    if isinstance(value, dict):
-        return _object_faults(schema, value, field)
-    return [] if isinstance(value, bool) else _number_faults(schema, value, field)
-
-
-def _is_number(value: object) -> bool:
-    # Beyond 1e15 a float no longer holds every whole number, and infinity has none.
-    return isinstance(value, int | float) and not isinstance(value, bool) and -1e15 <= value <= 1e15
+    for kind, check in _CHECKS:
+        if isinstance(value, kind):
+            return check(schema, value, field)
+    return []
 
 
 def _kinds(schema: Schema) -> list[str]:
@@ -112,3 +108,13 @@ def _object_faults(schema: Schema, value: Mapping[str, Any], field: str) -> list
 
 def _inside(field: str, name: object) -> str:
     return f"{field}.{name}" if field else str(name)
+
+
+# A boolean is an int in Python: it goes first, and has no further bounds.
+_CHECKS: tuple[tuple[type | tuple[type, ...], Callable[[Schema, Any, str], list[FieldError]]], ...] = (
+    (bool, lambda _schema, _value, _field: []),
+    (str, _string_faults),
+    (list, _array_faults),
+    (dict, _object_faults),
+    ((int, float), _number_faults),
+)

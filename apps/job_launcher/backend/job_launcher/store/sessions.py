@@ -130,6 +130,8 @@ def tokens(db: sqlite3.Connection, user: str, now: int) -> list[Token]:
     return [Token(*row) for row in found]
 
 
-def delete_token(db: sqlite3.Connection, user: str, token_id: str) -> bool:
-    """Take a token back; False if the user has none of that id."""
-    return db.execute("DELETE FROM tokens WHERE id = ? AND user = ?", (token_id, user)).rowcount == 1
+def delete_token(db: sqlite3.Connection, user: str, token_id: str) -> str | None:
+    """Take a token back; the hash of its secret, or None if the user has none of that id."""
+    row = db.execute("SELECT hash FROM tokens WHERE id = ? AND user = ?", (token_id, user)).fetchone()
+    db.execute("DELETE FROM tokens WHERE id = ? AND user = ?", (token_id, user))
+    return row[0] if row else None

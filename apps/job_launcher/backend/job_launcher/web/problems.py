@@ -16,7 +16,7 @@ from job_launcher.validation import FieldError
 CONTENT_TYPE = "application/problem+json"
 
 
-class Problem(Exception):
+class Problem(Exception):  # noqa: N818 - RFC 9457's own word
     """A request that ends in an error; `errors` names the fields that were wrong."""
 
     def __init__(

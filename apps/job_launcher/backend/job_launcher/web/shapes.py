@@ -25,7 +25,7 @@ ROLE: Shape = {"type": "string", "enum": list(ROLES)}
 RUN_ID: Shape = {"type": "string", "pattern": "^r_[a-z2-7]{20}$"}
 NUMBER_ID: Shape = {"type": "string", "pattern": "^n_[a-z2-7]{20}$"}
 TOKEN_ID: Shape = {"type": "string", "pattern": "^t_[a-z2-7]{20}$"}
-CURSOR: Shape = {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"}
+CURSOR: Shape = {"type": "string", "pattern": "^[0-9]{1,18}$"}
 LIMIT: Shape = {"type": "integer", "minimum": 1, "maximum": 500}
 SHORT_TEXT: Shape = {"type": "string", "minLength": 1, "maxLength": 200}
 
