@@ -119,9 +119,7 @@ def parse(document: object, base: Path) -> Config:
         public_url=_origin(document.get("public_url")),
         static_dir=base / document["static_dir"] if "static_dir" in document else Config.static_dir,
         engine_socket=base / document.get("engine_socket", Config.engine_socket),
-        trusted_proxies=tuple(
-            _network(number, text) for number, text in enumerate(document.get("trusted_proxies", []))
-        ),
+        trusted_proxies=_networks(document.get("trusted_proxies", [])),
         users=_users(document.get("users", []), secrets),
     )
 

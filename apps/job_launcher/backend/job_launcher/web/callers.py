@@ -41,13 +41,14 @@ def limit_key(address: str) -> str:
 def origin_allowed(origin: str | None, fetch_site: str | None, host: str | None, public_url: str | None) -> bool:
     """Whether a page of `origin` may speak for its user. Programs send no Origin; browsers can't leave it out.
 
-    With a public URL only that origin counts, without one the host that was asked for.
+    With a public address over TLS only that origin counts; otherwise (a machine of one's own, known under
+    several names) that of the host that was asked for.
     """
     if fetch_site == "cross-site":
         return False
     if origin is None:
         return True
-    if public_url is not None:
+    if public_url is not None and public_url.startswith("https://"):
         return origin.lower() == public_url
     return host is not None and origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}")
 

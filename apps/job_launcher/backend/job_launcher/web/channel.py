@@ -23,7 +23,7 @@ class Channel:
         self._handler = handler
         self._socket = web.WebSocketResponse(max_msg_size=server.max_http_buffer_size, compress=False)
         self._request: web.Request | None = None
-        self._sending = False
+        self.sending = False
         self.on_idle: Callable[[], None] = lambda: None
 
     async def __call__(self, environ: dict[str, Any]) -> web.WebSocketResponse:
@@ -36,14 +36,14 @@ class Channel:
 
     async def send(self, message: str | bytes) -> None:
         """Send a message; waits while the client takes nothing and the transport's buffer is full."""
-        self._sending = True
+        self.sending = True
         try:
             if isinstance(message, bytes):
                 await self._socket.send_bytes(message)
             else:
                 await self._socket.send_str(message)
         finally:
-            self._sending = False
+            self.sending = False
         self.on_idle()
 
     async def wait(self) -> str | bytes:
@@ -56,11 +56,6 @@ class Channel:
     async def close(self) -> None:
         """Say good-bye."""
         await self._socket.close()
-
-    def idle(self, sio: Any, sid: str) -> bool:
-        """Whether all that was sent has gone, so that more may be given."""
-        socket = sio.eio.sockets.get(sio.manager.eio_sid_from_sid(sid, "/"))
-        return not self._sending and socket is not None and socket.queue.empty()
 
     async def close_hard(self, code: int, seconds: float) -> None:
         """Close with a code; without any ado where the client doesn't answer in time."""

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import socketio
@@ -50,7 +51,6 @@ class Hub:
         tunables = server.config.tunables
         self._server = server
         self._interval = tunables.log_push_interval / 1000
-        self._catch_up = tunables.log_flush_interval + 0.1
         self._buffer = tunables.client_buffer
         self._viewers: dict[str, Viewer] = {}
         self._tails: dict[str, Tail] = {}
@@ -60,7 +60,7 @@ class Hub:
         self._timer: asyncio.TimerHandle | None = None
         self._validation: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._unsubscribe = lambda: None
+        self._unsubscribe: Callable[[], None] = lambda: None
         self._sio = socketio.AsyncServer(
             async_mode="aiohttp",
             transports=["websocket"],
@@ -147,7 +147,7 @@ class Hub:
         viewer = Viewer(sid, request["principal"], request["channel"])
         self._viewers[sid] = viewer
         self._server.metrics.sockets.inc()
-        viewer.channel.on_idle = self._arm
+        viewer.channel.on_idle = lambda: self._arm() if viewer.waiting(self._tails) else None
         if self._validation is None:
             self._validation = asyncio.get_running_loop().call_later(REVALIDATE_SECONDS, self._begin_validation)
         hello = {"version": __version__, "server_time": iso(now_ms()), "instance": self._server.engine.instance}
@@ -178,24 +178,26 @@ class Hub:
             return _refused(f"at most {MAX_SUBSCRIPTIONS} subscriptions")
         try:
             await own_run(self._server, viewer.principal, run_id)
-            # Before reading, so that nothing falls between what is read and what comes.
-            self._tails.setdefault(run_id, Tail(self._buffer)).viewers.add(sid)
-            piece, after, size = await self._server.engine.read_log(run_id, start, self._buffer)
         except Problem as problem:
             return _refused(problem.detail)
-        if sid not in self._viewers:
-            self._forget(viewer, run_id)
-            return _refused("gone")
+        return {"ok": True, "size": await self._begin_log(viewer, run_id, start)}
+
+    async def _begin_log(self, viewer: Viewer, run_id: str, start: int) -> int:
+        """Send the log from `start` and let the viewer follow, or tell it to pull; returns the log's size now."""
+        viewer.offsets.pop(run_id, None)
+        # Before reading, so that nothing falls between what is read and what comes.
+        self._tails.setdefault(run_id, Tail(self._buffer)).viewers.add(viewer.sid)
+        piece, after, size = await self._server.engine.read_log(run_id, start, self._buffer)
         if after < size:
             self._lag(viewer, run_id, start)
-        else:
+        elif piece:
+            await self._send_log([viewer.sid], run_id, after - len(piece), piece)
+        if viewer.sid not in self._viewers:  # it has gone meanwhile
+            self._forget(viewer, run_id)
+        elif after >= size:
             viewer.offsets[run_id] = after
-            if piece:
-                await self._send_log(viewer, run_id, after - len(piece), piece)
-            # What was pushed before this and isn't on the disk yet.
-            asyncio.get_running_loop().call_later(self._catch_up, self._behind, viewer, run_id)
         self._arm()
-        return {"ok": True, "size": size}
+        return size
 
     async def _unsubscribed(self, sid: str, data: object = None) -> dict[str, Any]:
         viewer = self._viewers.get(sid)
@@ -216,10 +218,6 @@ class Hub:
         viewer.lagged[run_id] = offset
         self._server.metrics.lagged.inc()
 
-    def _behind(self, viewer: Viewer, run_id: str) -> None:
-        viewer.unsure.add(run_id)
-        self._arm()
-
     def _arm(self) -> None:
         """Flush soon: at once after a pause, else an interval after the last flush."""
         if self._timer is None:
@@ -230,7 +228,7 @@ class Hub:
         self._flushed = asyncio.get_running_loop().time()
         self._spawn(self._flush())
 
-    def _spawn(self, work: Any) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -241,44 +239,41 @@ class Hub:
             LOG.error("push failed", exc_info=task.exception())
 
     async def _flush(self) -> None:
-        try:
-            for viewer in self._all():
-                if viewer.waiting(self._tails) and viewer.channel.idle(self._sio, viewer.sid):
-                    await self._send(viewer)
-        finally:
-            self._timer = None
-        if any(viewer.waiting(self._tails) and viewer.channel.idle(self._sio, viewer.sid) for viewer in self._all()):
-            self._arm()
+        self._timer = None
+        ready = [viewer for viewer in self._all() if viewer.waiting(self._tails) and self._idle(viewer)]
+        await self._send_logs(ready)
+        for viewer in ready:
+            states, viewer.states = viewer.states, {}
+            for (kind, _), data in states.items():
+                await self._sio.emit(kind, data, to=viewer.sid)
+            lagged, viewer.lagged = viewer.lagged, {}
+            for run_id, offset in lagged.items():
+                await self._sio.emit("lagged", {"run_id": run_id, "from": offset}, to=viewer.sid)
 
-    async def _send(self, viewer: Viewer) -> None:
-        states, viewer.states = viewer.states, {}
-        for (kind, _), data in states.items():
-            await self._sio.emit(kind, data, to=viewer.sid)
-        for run_id in list(viewer.offsets):
-            await self._send_new_log(viewer, run_id)
-        lagged, viewer.lagged = viewer.lagged, {}
-        for run_id, offset in lagged.items():
-            await self._sio.emit("lagged", {"run_id": run_id, "from": offset}, to=viewer.sid)
+    async def _send_logs(self, ready: list[Viewer]) -> None:
+        """Send what each viewer hasn't; those at the same offset share one message."""
+        places: dict[tuple[str, int], list[Viewer]] = defaultdict(list)
+        for viewer in ready:
+            for run_id, offset in viewer.offsets.items():
+                places[run_id, offset].append(viewer)
+        for (run_id, offset), viewers in places.items():
+            tail = self._tails.get(run_id)
+            piece = tail.since(offset) if tail is not None else b""
+            for viewer in viewers:
+                if piece is None:
+                    self._lag(viewer, run_id, offset)
+                else:
+                    viewer.offsets[run_id] = offset + len(piece)
+            if piece:
+                await self._send_log([viewer.sid for viewer in viewers], run_id, offset, piece)
 
-    async def _send_new_log(self, viewer: Viewer, run_id: str) -> None:
-        """Send what the viewer hasn't: from the tail, or from the log where the tail begins later."""
-        tail, offset = self._tails[run_id], viewer.offsets[run_id]
-        if tail.end - offset > self._buffer:
-            self._lag(viewer, run_id, offset)
-            return
-        piece = tail.since(offset)
-        if piece is None or run_id in viewer.unsure:
-            viewer.unsure.discard(run_id)
-            piece, after, size = await self._server.engine.read_log(run_id, offset, self._buffer)
-            offset = after - len(piece)
-            if after < max(size, tail.end) and run_id in viewer.offsets and not piece:
-                asyncio.get_running_loop().call_later(self._catch_up, self._behind, viewer, run_id)
-        if piece and run_id in viewer.offsets:
-            viewer.offsets[run_id] = offset + len(piece)
-            await self._send_log(viewer, run_id, offset, piece)
+    async def _send_log(self, sids: list[str], run_id: str, offset: int, piece: bytes) -> None:
+        await self._sio.emit("log", {"run_id": run_id, "offset": offset, "data": piece}, to=sids)
 
-    async def _send_log(self, viewer: Viewer, run_id: str, offset: int, piece: bytes) -> None:
-        await self._sio.emit("log", {"run_id": run_id, "offset": offset, "data": piece}, to=viewer.sid)
+    def _idle(self, viewer: Viewer) -> bool:
+        """Whether all that was sent to a viewer has gone, so that more may be given."""
+        socket = self._sio.eio.sockets.get(self._sio.manager.eio_sid_from_sid(viewer.sid, "/"))
+        return socket is not None and socket.queue.empty() and not viewer.channel.sending
 
     def _begin_validation(self) -> None:
         self._validation = None

@@ -38,7 +38,7 @@ async def start_run(call: Call) -> web.StreamResponse:
         int(body["total"]),
         int(body["max_parallel"]) if "max_parallel" in body else None,
         body.get("parameters", {}),
-        call.values["Idempotency-Key"],
+        idempotency_key=call.values["Idempotency-Key"],
     )
     if created:
         await call.server.audit(who.name, "run start", run.id, call.address, f"{run.template} x {run.total}")

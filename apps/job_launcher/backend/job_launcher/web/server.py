@@ -39,6 +39,7 @@ class Server:
         self.limits = limits
         self.clock = clock
         self.draining = False
+        self.port = config.port  # the real one, once it is bound
         self.metrics = Metrics(engine)
         self.buckets = Buckets(limits.requests_per_second, limits.request_burst, clock)
         self.failures_by_name = Failures(limits.failures_by_name, limits.failure_window, clock)

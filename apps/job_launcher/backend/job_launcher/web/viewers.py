@@ -58,15 +58,13 @@ class Tail:
 
 @dataclass(eq=False)
 class Viewer:
-    """One connection. `offsets`: by run, the next byte to send; `lagged`: where to pull from; `unsure`: runs whose
-    log must be looked at, since bytes may have been pushed before the viewer came."""
+    """One connection. `offsets`: by run, the next byte to send; `lagged`: where to pull from."""
 
     sid: str
     principal: Principal
     channel: Channel
     offsets: dict[str, int] = field(default_factory=dict)
     lagged: dict[str, int] = field(default_factory=dict)
-    unsure: set[str] = field(default_factory=set)
     states: dict[tuple[str, str], Any] = field(default_factory=dict)
 
     def may_see(self, event: Event) -> bool:
@@ -86,5 +84,5 @@ class Viewer:
         return bool(
             self.states
             or self.lagged
-            or any(run_id in self.unsure or tails[run_id].end > offset for run_id, offset in self.offsets.items())
+            or any(run_id in tails and tails[run_id].end > offset for run_id, offset in self.offsets.items())
         )
