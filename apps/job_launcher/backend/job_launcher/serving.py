@@ -17,6 +17,7 @@ from job_launcher import __version__
 from job_launcher.config import Config
 from job_launcher.engine import Engine, EngineConfig
 from job_launcher.first_users import make_configured, make_demo_admin
+from job_launcher.lean import give_memory_back
 from job_launcher.store.accounts import Accounts
 from job_launcher.web.app import application
 from job_launcher.web.limits import Limits
@@ -54,6 +55,7 @@ async def running(config: Config, *, demo: bool = False, limits: Limits | None =
 
 async def serve(config: Config, *, demo: bool = False) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends the drain."""
+    give_memory_back()
     loop = asyncio.get_running_loop()
     told: asyncio.Queue[int] = asyncio.Queue()
     for each in (signal.SIGTERM, signal.SIGINT):
@@ -61,7 +63,7 @@ async def serve(config: Config, *, demo: bool = False) -> None:
     async with running(config, demo=demo) as server:
         LOG.info("serving", extra={"version": __version__, "host": config.host, "port": server.port})
         if demo:
-            print(f"The launcher is at {config.public_url}", flush=True)
+            print(f"The launcher is at http://{config.host}:{server.port}", flush=True)
         number = await told.get()
         LOG.info("draining", extra={"signal": signal.Signals(number).name})
         server.draining = True

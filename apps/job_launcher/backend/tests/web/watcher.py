@@ -36,7 +36,7 @@ class Watcher:
 
     async def connect(self) -> Watcher:
         url = f"http://127.0.0.1:{self.who.port}"
-        await self.client.connect(url, headers=self.who.headers, transports=["websocket"], wait_timeout=20)
+        await self.client.connect(url, headers=dict(self.who.headers), transports=["websocket"], wait_timeout=20)
         if self.run_id is not None:
             await self.follow()
         return self
