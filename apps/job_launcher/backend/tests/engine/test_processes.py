@@ -18,7 +18,7 @@ from tests.engine.helpers import config, ended, of_units, printed, running, scri
 
 #: A shell tree that ignores SIGTERM, a grandchild in a session of its own, one that has cleared its environment, too.
 TREE = """
-import os, subprocess, sys, time
+import os, signal, subprocess, time
 subprocess.Popen(["/bin/sh", "-c", "trap '' TERM; (sleep 300; true) & sleep 300; true"])
 if os.fork() == 0:
     os.setsid()
@@ -27,6 +27,7 @@ if os.fork() == 0:
     os._exit(0)
 if os.fork() == 0:
     os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.execve("/bin/sleep", ["sleep", "300.125"], {})
 print("tree", flush=True)
 time.sleep(300)
@@ -35,7 +36,7 @@ time.sleep(300)
 
 def sleepers() -> list[int]:
     """The living processes that cleared their environment."""
-    return [pid for pid in snapshot() if b"300.125" in _command(pid)]
+    return [pid for pid in snapshot() if _command(pid) == b"sleep\x00300.125\x00"]
 
 
 def _command(pid: int) -> bytes:
@@ -55,7 +56,7 @@ def test_a_stop_leaves_nothing_of_eight_trees(tmp_path: Path) -> None:
             await until(lambda: len(of_units(units)) >= 8 * 5 and len(sleepers()) == 8)
             began = time.monotonic()
             assert (await engine.stop_run(run.id, "ann")).status == "stopping"
-            await until(lambda: not of_units(units) and not sleepers(), 5)
+            await until(lambda: not of_units(units) and not sleepers(), 5, pause=0.1)
             assert time.monotonic() - began < 1.0 + 1.0
             done = await ended(engine, run.id)
             assert (done.status, done.counts.stopped, done.message) == ("stopped", 12, "stopped by ann")

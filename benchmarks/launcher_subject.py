@@ -1,0 +1,198 @@
+"""One side of the launcher's benchmark: `launcher_subject engine|naive|idle <directory> <seconds>`; prints JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import resource
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from job_launcher import templates, tunables
+from job_launcher.engine import Engine, EngineConfig
+from job_launcher.model import Event
+
+WORKERS, LINES_PER_SECOND, VIEWERS = 8, 500, 3
+NAIVE_POLL = 2.0
+WARM = 1.0
+#: Prints lines with their time at a steady pace, five at a time, each written by itself.
+WORKER = """
+import os, sys, time
+worker, lines, rate = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+began = time.monotonic()
+for line in range(lines):
+    os.write(1, f"{time.time():.4f} {worker} {line} {'x' * 40}\\n".encode())
+    if line % 5 == 4:
+        time.sleep(max(0.0, began + line / rate - time.monotonic()))
+"""
+PRINTED = re.compile(rb"(?:^|\|)(\d+\.\d{4}) ", re.MULTILINE)
+
+
+def command(worker: str, seconds: float) -> list[str]:
+    """Return the worker's argv."""
+    lines = round((seconds + 2 * WARM) * LINES_PER_SECOND)
+    return [sys.executable, "-I", "-S", "-c", WORKER, worker, str(lines), str(LINES_PER_SECOND)]
+
+
+class Meter:
+    """CPU, memory, write calls and latencies of this process between `begin` and `end`."""
+
+    def __init__(self, log_writes: Callable[[], int]) -> None:
+        self._log_writes = log_writes
+        self.latencies: list[float] = []
+        self.measuring = False
+
+    def begin(self) -> None:
+        """Start to measure."""
+        self._before = (time.monotonic(), time.process_time(), _write_calls(), self._log_writes())
+        self.measuring = True
+
+    def end(self) -> dict[str, Any]:
+        """Return the figures."""
+        self.measuring = False
+        began, cpu, calls, writes = self._before
+        seconds = time.monotonic() - began
+        latencies = sorted(self.latencies) or [0.0]
+        return {
+            "cpu": (time.process_time() - cpu) / seconds,
+            "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "log_writes": (self._log_writes() - writes) / seconds,
+            "write_calls": (_write_calls() - calls) / seconds,
+            "latency": latencies[int(len(latencies) * 0.99)],
+        }
+
+    def saw(self, data: bytes) -> None:
+        """Note when the last line of some log was seen."""
+        if self.measuring and (found := PRINTED.findall(data)):
+            # Its first line waited longest.
+            self.latencies.append(time.time() - float(found[0]))
+
+
+def _write_calls() -> int:
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("syscw"))
+
+
+async def engine(directory: Path, seconds: float) -> dict[str, Any]:
+    """Run 8 units under the engine with 3 listeners."""
+    async with _Engine(directory, command("w", seconds)) as running:
+        meter = Meter(lambda: int(running.metrics()["log_writes_total"]))
+        received = [bytearray() for _ in range(VIEWERS)]
+
+        def listen(viewer: int) -> Callable[[Event], None]:
+            def take(event: Event) -> None:
+                if event.kind == "log":
+                    received[viewer].extend(event.data["data"])
+                    if viewer == 0:
+                        meter.saw(event.data["data"])
+
+            return take
+
+        for viewer in range(VIEWERS):
+            running.subscribe(listen(viewer))
+        run, _ = await running.start_run("bench", "job", WORKERS, WORKERS)
+        while running.metrics()["units_running"] < WORKERS:
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(WARM)
+        meter.begin()
+        await asyncio.sleep(seconds)
+        figures = meter.end()
+        while (await running.get_run(run.id)).ended_at is None:
+            await asyncio.sleep(0.1)
+        kept = b"".join([piece async for piece in running.download_log(run.id)])
+        lines = round((seconds + 2 * WARM) * LINES_PER_SECOND) * WORKERS
+        exact = all(each == kept for each in received) and kept.count(b" w ") == lines
+        return {**figures, "exact": int(exact)}
+
+
+async def idle(directory: Path, seconds: float) -> dict[str, Any]:
+    """Do nothing with 3 listeners."""
+    async with _Engine(directory, ["/bin/true"]) as running:
+        for _ in range(VIEWERS):
+            running.subscribe(lambda _: None)
+        await asyncio.sleep(WARM)
+        meter = Meter(lambda: int(running.metrics()["log_writes_total"]))
+        meter.begin()
+        await asyncio.sleep(seconds)
+        return meter.end()
+
+
+class _Engine:
+    """An engine with credits and one template, for `async with`."""
+
+    def __init__(self, directory: Path, argv: list[str]) -> None:
+        job = templates.load({"job": {"argv": argv}})
+        values = tunables.load({"worker_start_stagger": 0})
+        self._engine = Engine(EngineConfig(directory / "data", job, values, cpu_quota=WORKERS))
+
+    async def __aenter__(self) -> Engine:
+        await self._engine.start()
+        await self._engine.credit("bench", WORKERS, "bench", "for the benchmark")
+        return self._engine
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._engine.stop()
+
+
+def naive(directory: Path, seconds: float) -> dict[str, Any]:
+    """Run 8 workers, a thread and a flush a line each; 3 viewers read what is new every 2 s."""
+    writes = [0] * WORKERS
+    meter = Meter(lambda: sum(writes))
+    ending = threading.Event()
+
+    def read_output(worker: int) -> None:
+        started = subprocess.Popen(command("w", seconds), stdout=subprocess.PIPE)
+        assert started.stdout
+        with (directory / f"{worker}.log").open("wb") as file:
+            for line in started.stdout:
+                file.write(line)
+                file.flush()
+                writes[worker] += 1
+        started.wait()
+
+    def poll() -> None:
+        places = [0] * WORKERS
+        while not ending.wait(NAIVE_POLL):
+            for worker in range(WORKERS):
+                with (directory / f"{worker}.log").open("rb") as file:
+                    file.seek(places[worker])
+                    data = file.read()
+                    places[worker] += len(data)
+                meter.saw(data)
+
+    workers = [threading.Thread(target=read_output, args=(worker,)) for worker in range(WORKERS)]
+    viewers = [threading.Thread(target=poll) for _ in range(VIEWERS)]
+    for thread in workers:
+        thread.start()
+    time.sleep(WARM)
+    for thread in viewers:
+        thread.start()
+    meter.begin()
+    time.sleep(seconds)
+    figures = meter.end()
+    for thread in workers:
+        thread.join()
+    ending.set()
+    for thread in viewers:
+        thread.join()
+    return figures
+
+
+def main() -> None:
+    """Measure one side."""
+    kind, directory, seconds = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])
+    if kind == "naive":
+        figures = naive(directory, seconds)
+    else:
+        figures = asyncio.run({"engine": engine, "idle": idle}[kind](directory, seconds))
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
