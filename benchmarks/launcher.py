@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.bench import Bench
-from benchmarks.launcher_subject import LINES_PER_SECOND, WORKERS
 from benchmarks.report import Check, Report, Series
 from lab.run import LabError
 from lab.settings import PROJECT
 
+WORKERS, LINES_PER_SECOND = 8, 500
 QUESTION = f"the log of {WORKERS} workers, {LINES_PER_SECOND} lines/s each, read by 3: the engine, and the naive way"
 SECONDS, QUICK_SECONDS = 20.0, 5.0
 BACKEND = PROJECT / "apps" / "job_launcher" / "backend"
@@ -46,7 +46,16 @@ def run(bench: Bench) -> Report:
 def _subject(kind: str, seconds: float) -> Mapping[str, Any]:
     with tempfile.TemporaryDirectory(prefix="launcher-bench-") as directory:
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.launcher_subject", kind, directory, str(seconds)],
+            [
+                sys.executable,
+                "-m",
+                "benchmarks.launcher_subject",
+                kind,
+                directory,
+                str(seconds),
+                str(WORKERS),
+                str(LINES_PER_SECOND),
+            ],
             cwd=PROJECT,
             env={**os.environ, "PYTHONPATH": str(BACKEND)},
             stdout=subprocess.PIPE,
@@ -90,6 +99,6 @@ def _notes(found: Mapping[str, list[Mapping[str, Any]]]) -> list[str]:
         SEED,
         f"Log writes: {1 - ours['log_writes'] / naive['log_writes']:.2%} fewer than the naive way; all write calls, "
         f"the database's among them: {1 - ours['write_calls'] / naive['write_calls']:.2%} fewer.",
-        "Naive: a thread a worker, a flush a line, 3 viewers that read the log every 2 s. Workers are in neither's CPU.",
+        "Naive: a thread a worker, a flush a line, 3 viewers that read every 2 s. Workers are in neither's CPU.",
         "The engine without the web layer: sockets come on top; its viewers are listeners in the process.",
     ]
