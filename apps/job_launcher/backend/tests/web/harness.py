@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from job_launcher import config, serving
 from job_launcher.web.limits import Limits
 from job_launcher.web.server import Server
+from tests.web import described
 
 T = TypeVar("T")
 
@@ -72,9 +73,11 @@ class Who:
         try:
             connection.request(method, path, raw, sent)
             response = connection.getresponse()
-            return Answer(response.status, dict(response.headers.items()), response.read())
+            answer = Answer(response.status, dict(response.headers.items()), response.read())
         finally:
             connection.close()
+        described.check(method, path, answer.status, answer.headers, answer.body)
+        return answer
 
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answer:
         return self.ask("GET", path, None, headers)

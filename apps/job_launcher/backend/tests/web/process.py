@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,8 +73,10 @@ class Launched:
 
 
 @contextmanager
-def process(root: Path, tunables: Mapping[str, Any] | None = None, **templates: Any) -> Iterator[Launched]:
-    """The launcher with the users of USERS; its standard error is in `root`/stderr."""
+def process(
+    root: Path, tunables: Mapping[str, Any] | None = None, names: Iterable[str] = USERS, **templates: Any
+) -> Iterator[Launched]:
+    """The launcher with some users of USERS; its standard error is in `root`/stderr."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     (root / "secret").write_text(WORD + "\n")
@@ -85,9 +87,7 @@ def process(root: Path, tunables: Mapping[str, Any] | None = None, **templates: 
         "secrets_dir": ".",
         "templates": {**TEMPLATES, **templates},
         "tunables": {"worker_start_stagger": 0, **(tunables or {})},
-        "users": [
-            {"name": name, "role": role, "balance": 1000, "password_file": "secret"} for name, role in USERS.items()
-        ],
+        "users": [{"name": name, "role": USERS[name], "balance": 1000, "password_file": "secret"} for name in names],
     }
     (root / "config.yml").write_text(yaml.safe_dump(document))
     with (root / "stderr").open("wb") as stderr:

@@ -114,7 +114,7 @@ def test_what_the_server_refuses_is_said(launcher: Launched, token: str) -> None
         assert said in found.stderr
         assert "Traceback" not in found.stderr
     assert "token" in launcher.cli("export", "runs", JOB_LAUNCHER_TOKEN="").stderr
-    assert "Unauthorized" in launcher.cli("export", "runs", JOB_LAUNCHER_TOKEN="wrong").stderr
+    assert "Unauthorized" in launcher.cli("export", "runs", **{"JOB_LAUNCHER_TOKEN": "wrong"}).stderr
 
 
 def test_credit_is_given(launcher: Launched, token: str) -> None:
@@ -122,7 +122,7 @@ def test_credit_is_given(launcher: Launched, token: str) -> None:
     assert json.loads(given.stdout)["total_after"] == 1005
 
 
-def test_the_health_check_follows_the_server(launcher: Launched, tmp_path: Path) -> None:
+def test_the_health_check_follows_the_server(launcher: Launched) -> None:
     assert launcher.cli("healthcheck").returncode == 0
     text = (launcher.root / "config.yml").read_text().replace(str(launcher.port), "1")
     (launcher.root / "other.yml").write_text(text)
@@ -138,9 +138,18 @@ def test_a_second_server_on_the_same_data_is_refused(launcher: Launched) -> None
     assert login(launcher, "olga", WORD) == 200
 
 
+def test_a_port_that_is_taken_is_said(launcher: Launched) -> None:
+    text = (launcher.root / "config.yml").read_text().replace("data_dir: data", "data_dir: elsewhere")
+    (launcher.root / "taken.yml").write_text(text)
+    second = launcher.cli("serve", "--config", str(launcher.root / "taken.yml"))
+    assert second.returncode == 2
+    assert "job-launcher: listen: " in second.stderr
+    assert "Traceback" not in second.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_server_drains_before_it_ends(tmp_path: Path, number: signal.Signals) -> None:
-    with process(tmp_path, {"status_report_wait": 0.2}) as launcher:
+    with process(tmp_path, {"status_report_wait": 0.2}, ["olga"]) as launcher:
         who = launcher.token("olga")
         body = {"template": "sleep", "total": 1, "parameters": {"seconds": 2}}
         run_id = who.post("/api/run", body).json["id"]
@@ -154,14 +163,14 @@ def test_the_server_drains_before_it_ends(tmp_path: Path, number: signal.Signals
         refused = who.post("/api/run", body)
         assert (refused.status, refused.headers["Content-Type"]) == (503, "application/problem+json")
         assert launcher.process.wait(20) == 0
-    with process(tmp_path) as launcher:
+    with process(tmp_path, names=["olga"]) as launcher:
         who.port = launcher.port
         assert who.get(f"/api/runs/{run_id}").json["status"] == "succeeded", "it was waited for"
 
 
 def test_a_drain_ends_after_its_time_and_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     for timeout, signals in ((0.5, 1), (40, 2)):
-        with process(tmp_path, {"drain_timeout": timeout, "term_grace": 0.2}) as launcher:
+        with process(tmp_path, {"drain_timeout": timeout, "term_grace": 0.2}, ["olga"]) as launcher:
             who = launcher.token("olga")
             run_id = who.post("/api/run", {"template": "sleep", "total": 1, "parameters": {"seconds": 60}}).json["id"]
             while who.get(f"/api/runs/{run_id}").json["counts"]["running"] == 0:
