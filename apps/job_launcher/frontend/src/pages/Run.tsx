@@ -42,7 +42,7 @@ function KnownRun({ run }: { run: Run }) {
         {run.message !== null && run.message !== "" && <p className="note">{run.message}</p>}
         <RunProgress run={run} />
         <dl className="facts">
-          <Fact name="Units">{count(run.total)}: {countsText(run.counts)}</Fact>
+          <Fact name="Units">{count(run.total)} in all: {countsText(run.counts)}</Fact>
           <Fact name="At a time">{count(run.max_parallel)}</Fact>
           <Fact name="Begun">{moment(run.started_at)}</Fact>
           <Fact name="Ended">{moment(run.ended_at)}</Fact>

@@ -74,7 +74,7 @@ function RunTable({ runs }: { runs: Run[] }) {
             <td>{run.title}</td>
             {everyones && <td>{run.owner}</td>}
             <td><StatusBadge status={run.status} /></td>
-            <td>{count(run.total)}: {countsText(run.counts)}</td>
+            <td>{count(run.total)} in all: {countsText(run.counts)}</td>
             <td>{moment(run.started_at ?? run.created_at)}</td>
             <td className="figure">{duration(between(run.started_at, run.ended_at, now))}</td>
             <td className="figure">{count(run.captured)}</td>
