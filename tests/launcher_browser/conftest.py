@@ -128,7 +128,7 @@ def violations(page: Page) -> list[str]:
     """What axe finds serious or critical."""
     found = Axe().run(page).response["violations"]
     return [
-        f"{each['id']}: {each['help']} at {[node['target'] for node in each['nodes']]}"
+        f"{each['id']}: {[(node['target'], node['failureSummary']) for node in each['nodes']]}"
         for each in found
         if each["impact"] in ("serious", "critical")
     ]

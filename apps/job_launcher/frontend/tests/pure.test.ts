@@ -61,16 +61,16 @@ describe("the form", () => {
   });
 
   test.each([
-    ["total", "0"], ["total", "1.5"], ["total", ""], ["total", "x"],
+    ["total", "0"], ["total", "101"], ["total", "1.5"], ["total", ""], ["total", "x"],
     ["parameters.seconds", "0.4"], ["parameters.seconds", "61"], ["parameters.seconds", "NaN"], ["parameters.seconds", ""],
     ["parameters.lines", "1.5"], ["parameters.word", "ABC"], ["parameters.word", "abcdef"], ["parameters.mode", "other"],
   ])("refuses %s = %j at its field alone", (field, value) => {
     const good = { ...freshForm(CONFIG, TEMPLATE), total: "8" };
     good.parameters = { ...good.parameters, lines: "7" };
-    expect([...check(good, TEMPLATE).keys()]).toEqual([]);
+    expect([...check(good, TEMPLATE, 100).keys()]).toEqual([]);
     const [, name] = field.split(".");
     const bad = name === undefined ? { ...good, total: value } : { ...good, parameters: { ...good.parameters, [name]: value } };
-    expect([...check(bad, TEMPLATE).keys()]).toEqual([field]);
+    expect([...check(bad, TEMPLATE, 100).keys()]).toEqual([field]);
   });
 
   test("is sent with the types that are declared", () => {

@@ -5,7 +5,7 @@
 import type { QueryClient, QueryKey } from "@tanstack/react-query";
 import { io, type Socket } from "socket.io-client";
 import { mergeRun, mergeRunList, mergeUnit } from "./merge";
-import type { Balance, Banner, NumberCounts, Run, RunStatus, Status, Unit } from "./types";
+import { type Balance, type Banner, isActive, type NumberCounts, type Run, type RunStatus, type Status, type Unit } from "./types";
 
 export type Connection = "connecting" | "up" | "down";
 
@@ -165,6 +165,8 @@ export class Push {
       const filter = (key[1] ?? "") as RunStatus | "";
       this.#put<Parameters<typeof mergeRunList>[0]>(key, (data) => mergeRunList(data, run, filter));
     }
+    // Units that never began end without a push of their own.
+    if (!isActive(run)) this.#reload(["units", run.id]);
     this.#announce(run);
   }
 

@@ -30,7 +30,7 @@ interface LogToolbarProps {
 export function LogToolbar(props: LogToolbarProps) {
   const { run, found, follow, paused, wrap } = props;
   return (
-    <div className="log-tools" role="toolbar" aria-label="Log">
+    <div className="log-tools" role="group" aria-label="How the log is shown">
       <UnitChoice run={run} unit={props.unit} onUnit={props.onUnit} />
       <form
         role="search"
