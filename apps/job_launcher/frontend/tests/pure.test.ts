@@ -29,6 +29,22 @@ describe("formats", () => {
     expect([format.count(null), format.credits(null), format.withUnit(null, "s"), format.between(null, null, 5)]).toEqual(["–", "–", "–", null]);
   });
 
+  test.each([
+    ["running", { progress: { done: 1, of: 3 } }, 33],
+    ["succeeded", { progress: { done: 1, of: 3 } }, null],
+    ["running", { progress: { done: 5, of: 3 } }, null],
+    ["running", { progress: { done: 0, of: 0 } }, null],
+    ["running", { progress: "half" }, null],
+    ["running", { data: {} }, null],
+    ["running", null, null],
+  ])("a unit that is %s and reports %j", (status, report, expected) => {
+    expect(format.progressOf({ status, report } as Unit)).toBe(expected);
+  });
+
+  test("what a program says becomes a sentence", () => {
+    expect(["must be given", "Is wrong.", ""].map(format.sentence)).toEqual(["Must be given.", "Is wrong.", ""]);
+  });
+
   test("counts name only what there is", () => {
     const counts = { waiting: 2, running: 1, succeeded: 0, failed: 0, stopped: 0, retried: 3 };
     expect(format.countsText(counts)).toBe("1 running, 2 waiting, 3 retried");
