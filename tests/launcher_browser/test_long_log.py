@@ -119,7 +119,13 @@ def test_pause_keeps_the_page_still_and_copies_are_text(reader: Reader, served: 
     page.get_by_role("button", name="Pause").click()
     expect(page.locator(".log-foot")).to_contain_text("Paused")
     page.get_by_role("button", name="Pause").click()
+    for _ in range(2):
+        page.get_by_role("button", name="Begin").click()
+        expect(page.locator(".log-text").first).to_have_text("line 0")
+        page.locator(".log-frame").evaluate("(frame) => { frame.scrollTop = 1000; }")
+        expect(page.locator(".log-text").first).not_to_have_text("line 0")
     page.get_by_role("button", name="Begin").click()
+    expect(page.locator(".log-text").first).to_have_text("line 0")
     copied = page.evaluate(
         "() => { const all = document.querySelectorAll('.log-text'); const range = document.createRange();"
         "range.setStartBefore(all[0]); range.setEndAfter(all[2]); getSelection().removeAllRanges();"

@@ -8,7 +8,7 @@ import { useBalance, useLedger } from "../lib/queries";
 import type { LedgerEntry } from "../lib/types";
 
 const WORDS: Record<LedgerEntry["kind"], string> = { credit: "credit", hold: "hold", capture: "paid", release: "given back" };
-const SIGNS: Record<LedgerEntry["kind"], string> = { credit: "+", hold: "⏸", capture: "−", release: "↩" };
+const SIGNS: Record<LedgerEntry["kind"], string> = { credit: "+", hold: "‖", capture: "−", release: "↩" };
 
 export function Ledger() {
   useTitle("Ledger");

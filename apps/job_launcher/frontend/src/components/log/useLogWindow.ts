@@ -31,6 +31,7 @@ interface Target {
 /** The part of a long log that the scroll bar spans, moved along as the reader goes. */
 export function useLogWindow({ log, rows, shown, version, wrap, follow, setFollow, frame }: Options) {
   const [firstRow, setFirstRow] = useState(0);
+  const [moves, setMoves] = useState(0);
   const target = useRef<Target | null>(null);
   const lastTop = useRef(0);
   const topRow = useRef(0);
@@ -76,11 +77,12 @@ export function useLogWindow({ log, rows, shown, version, wrap, follow, setFollo
       element.scrollTop = element.scrollHeight;
       lastTop.current = element.scrollTop;
     }
-  }, [version, size, start, count, follow, rows, virtualizer, frame, firstRow]);
+  }, [version, size, start, count, follow, rows, virtualizer, frame, moves]);
 
   const move = useCallback((row: number, newStart: number, align: Target["align"]) => {
     target.current = { row, align };
     setFirstRow(rows.at(Math.max(0, newStart)));
+    setMoves((before) => before + 1); // the span may be the same; the place in it isn't
   }, [rows]);
 
   const onScroll = useCallback(() => {
