@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from job_launcher import __version__, commands
+from job_launcher import __version__
 from job_launcher.config import ROLES
+from job_launcher.healthcheck import CONFIG, healthcheck
 from job_launcher.refused import Refused
 
 RUN_FAILED, WRONG, FAILED = 3, 2, 1
@@ -44,6 +45,18 @@ def parser() -> argparse.ArgumentParser:
     return root
 
 
+def _late(name: str) -> Callable[[argparse.Namespace], bool]:
+    """The command of that name, loaded when it is called: the health check needs none of what the others do."""
+
+    def call(arguments: argparse.Namespace) -> bool:
+        from job_launcher import commands  # noqa: PLC0415
+
+        command: Callable[[argparse.Namespace], bool] = getattr(commands, name)
+        return command(arguments)
+
+    return call
+
+
 def _serve(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     serve = below.add_parser("serve", help="run the server until SIGTERM or SIGINT")
     _config(serve)
@@ -51,10 +64,10 @@ def _serve(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     serve.add_argument("--data-dir", default="launcher-data", help="with --demo and no --config (%(default)s)")
     serve.add_argument("--listen", default="127.0.0.1:8080", help="with --demo and no --config (%(default)s)")
     serve.add_argument("--static-dir", help="with --demo and no --config: the built web pages")
-    serve.set_defaults(command=commands.serve)
+    serve.set_defaults(command=_late("serve"))
     health = below.add_parser("healthcheck", help="0 if the server on this machine is well")
     _config(health)
-    health.set_defaults(command=commands.healthcheck)
+    health.set_defaults(command=healthcheck)
 
 
 def _users(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -73,10 +86,10 @@ def _users(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     token.add_argument("--days", type=int, default=30, help="days until it is worth nothing (%(default)s)")
     listing = each.add_parser("list", help="print name, role and time of making")
     for parser_, command in (
-        (add, commands.user_add),
-        (passwd, commands.user_passwd),
-        (token, commands.user_token),
-        (listing, commands.user_list),
+        (add, _late("user_add")),
+        (passwd, _late("user_passwd")),
+        (token, _late("user_token")),
+        (listing, _late("user_list")),
     ):
         _config(parser_)
         parser_.set_defaults(command=command)
@@ -102,10 +115,10 @@ def _remote(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     export.add_argument("what", choices=("runs", "ledger", "numbers", "audit"))
     export.add_argument("--format", choices=("json", "csv"), default="json")
     for parser_, command in (
-        (credit, commands.credit),
-        (run, commands.run),
-        (tail, commands.tail),
-        (export, commands.export),
+        (credit, _late("credit")),
+        (run, _late("run")),
+        (tail, _late("tail")),
+        (export, _late("export")),
     ):
         parser_.add_argument("--url", help="the server ($JOB_LAUNCHER_URL, else http://127.0.0.1:8080)")
         parser_.add_argument("--token-file", help="a file with a token ($JOB_LAUNCHER_TOKEN_FILE, $JOB_LAUNCHER_TOKEN)")
@@ -113,7 +126,7 @@ def _remote(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _config(parser_: argparse.ArgumentParser) -> None:
-    parser_.add_argument("--config", help=f"($JOB_LAUNCHER_CONFIG, else {commands.CONFIG})")
+    parser_.add_argument("--config", help=f"($JOB_LAUNCHER_CONFIG, else {CONFIG})")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import csv
-import http.client
 import json
 import os
 import sqlite3
@@ -21,6 +20,7 @@ from typing import Any, TypeVar
 
 from job_launcher import config
 from job_launcher.client import Client
+from job_launcher.healthcheck import CONFIG, config_path
 from job_launcher.model import ACTIVE, iso, new_id, now_ms
 from job_launcher.passwords import fingerprint, hashed, new_secret
 from job_launcher.refused import Refused
@@ -28,8 +28,6 @@ from job_launcher.store import audit, sessions, users
 from job_launcher.store.accounts import Accounts
 from job_launcher.validation import faults
 
-CONFIG = "/etc/job-launcher/config.yml"
-HEALTH_TIMEOUT = 5.0  # seconds
 DAY_MS = 24 * 3_600_000
 _PIECE = 1_048_576
 
@@ -40,26 +38,9 @@ def serve(arguments: Namespace) -> bool:
     """Run the server. What only it needs is imported here: a health check must not load a web server."""
     from job_launcher import journal, serving  # noqa: PLC0415
 
-    chosen = _config(arguments) if not arguments.demo or _config_path(arguments) else _demo_config(arguments)
+    chosen = _config(arguments) if not arguments.demo or config_path(arguments) else _demo_config(arguments)
     journal.begin()
     asyncio.run(serving.serve(chosen, demo=arguments.demo))
-    return True
-
-
-def healthcheck(arguments: Namespace) -> bool:
-    """Ask the server on this machine how it is."""
-    chosen = _config(arguments)
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(chosen.host, chosen.host)  # noqa: S104 - what is asked for
-    connection = http.client.HTTPConnection(host, chosen.port, timeout=HEALTH_TIMEOUT)
-    try:
-        connection.request("GET", "/healthz")
-        status = connection.getresponse().status
-    except (OSError, http.client.HTTPException) as error:
-        raise Refused("", f"{host}:{chosen.port} does not answer: {error}", 503) from error
-    finally:
-        connection.close()
-    if status != 200:
-        raise Refused("", f"/healthz answers {status}", 503)
     return True
 
 
@@ -176,12 +157,8 @@ def _cell(value: object) -> object:
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t")) else value
 
 
-def _config_path(arguments: Namespace) -> str | None:
-    return arguments.config or os.environ.get("JOB_LAUNCHER_CONFIG")
-
-
 def _config(arguments: Namespace) -> config.Config:
-    return config.read(Path(_config_path(arguments) or CONFIG))
+    return config.read(Path(config_path(arguments) or CONFIG))
 
 
 def _demo_config(arguments: Namespace) -> config.Config:

@@ -17,6 +17,8 @@ from job_launcher import __version__
 from job_launcher.config import Config
 from job_launcher.engine import Engine, EngineConfig
 from job_launcher.first_users import make_configured, make_demo_admin
+from job_launcher.lean import give_memory_back
+from job_launcher.refused import Refused
 from job_launcher.store.accounts import Accounts
 from job_launcher.web.app import application
 from job_launcher.web.limits import Limits
@@ -28,7 +30,8 @@ CLOSE_SECONDS = 3.0  # for requests that are under way when the sockets close
 
 @asynccontextmanager
 async def running(config: Config, *, demo: bool = False, limits: Limits | None = None) -> AsyncIterator[Server]:
-    """A server that takes requests until the block ends. Raises Refused if the data directory is in use."""
+    """A server that takes requests until the block ends. Raises Refused if the data directory or
+    the port is in use."""
     engine = Engine(EngineConfig(config.data_dir, config.templates, config.tunables))
     accounts = Accounts(config.data_dir)
     await engine.start()
@@ -42,7 +45,10 @@ async def running(config: Config, *, demo: bool = False, limits: Limits | None =
         await runner.setup()
         try:
             site = web.TCPSite(runner, config.host, config.port)
-            await site.start()
+            try:
+                await site.start()
+            except OSError as error:
+                raise Refused("listen", f"{config.host}:{config.port} can't be had: {error.strerror}") from error
             server.port = runner.addresses[0][1]
             yield server
         finally:
@@ -54,6 +60,7 @@ async def running(config: Config, *, demo: bool = False, limits: Limits | None =
 
 async def serve(config: Config, *, demo: bool = False) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends the drain."""
+    give_memory_back()
     loop = asyncio.get_running_loop()
     told: asyncio.Queue[int] = asyncio.Queue()
     for each in (signal.SIGTERM, signal.SIGINT):
@@ -61,7 +68,7 @@ async def serve(config: Config, *, demo: bool = False) -> None:
     async with running(config, demo=demo) as server:
         LOG.info("serving", extra={"version": __version__, "host": config.host, "port": server.port})
         if demo:
-            print(f"The launcher is at {config.public_url}", flush=True)
+            print(f"The launcher is at http://{config.host}:{server.port}", flush=True)
         number = await told.get()
         LOG.info("draining", extra={"signal": signal.Signals(number).name})
         server.draining = True

@@ -48,12 +48,12 @@ async def running(wanted: EngineConfig, credits: int = 1000) -> AsyncIterator[En
         await engine.stop()
 
 
-async def until(happened: Callable[[], Any], seconds: float = 20.0) -> None:
+async def until(happened: Callable[[], Any], seconds: float = 20.0, pause: float = 0.02) -> None:
     """Wait until something is true; fails after so long."""
     deadline = asyncio.get_running_loop().time() + seconds
     while not happened():
         assert asyncio.get_running_loop().time() < deadline, "it did not happen in time"
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(pause)
 
 
 async def ended(engine: Engine, run_id: str, seconds: float = 40.0) -> Run:
