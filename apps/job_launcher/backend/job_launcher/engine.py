@@ -194,13 +194,17 @@ class Engine:
         if self._supervisor.draining:
             raise Refused("", "the launcher is about to stop; ask again in a minute", 503)
         wanted = self._wanted(owner, template, total, max_parallel, parameters, key=idempotency_key)
+        # A caller who goes away must not leave a run that is kept and not queued.
+        return await asyncio.shield(self._loop.create_task(self._create(wanted)))
+
+    async def _create(self, wanted: runs.Wanted) -> tuple[Run, bool]:
         run, created = await _asked(self._store.write(partial(runs.create, wanted=wanted)))
         if not created:
             return self._supervisor.shown(run), False
         await self._supervisor.add(run)
-        self._supervisor.say(run.id, f"run {run.id}: {total} x {template}, {run.max_parallel} at a time")
-        self._emit(Event("run", owner, run.id, self._supervisor.shown(run).to_json()))
-        await self._tell_balance(owner)
+        self._supervisor.say(run.id, f"run {run.id}: {run.total} x {run.template}, {run.max_parallel} at a time")
+        self._emit(Event("run", run.owner, run.id, self._supervisor.shown(run).to_json()))
+        await self._tell_balance(run.owner)
         return self._supervisor.shown(run), True
 
     def _wanted(
@@ -231,7 +235,8 @@ class Engine:
 
     async def stop_run(self, run_id: str, by: str) -> Run:
         """Begin to stop a run; one that has ended stays as it is."""
-        return await _asked(self._supervisor.stop_run(run_id, f"stopped by {by}"))
+        stopping = self._loop.create_task(self._supervisor.stop_run(run_id, f"stopped by {by}"))
+        return await _asked(asyncio.shield(stopping))
 
     async def get_run(self, run_id: str) -> Run:
         """Return a run; Refused 404 if there is none."""

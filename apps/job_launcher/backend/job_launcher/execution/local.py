@@ -214,7 +214,11 @@ class LocalExecutor:
         self._close_pipes(worker)
 
     async def _kill(self, worker: Worker) -> None:
-        await self._loop.run_in_executor(self._sweeping, kill_all, partial(self._members, worker), ROUNDS, self._never)
+        await self._loop.run_in_executor(self._sweeping, self._sweep, worker)
+
+    def _sweep(self, worker: Worker) -> None:
+        kill_all(partial(self._members, worker), ROUNDS, self._never)
+        self._children.reap_strays()
 
     async def _family(self, worker: Worker) -> list[Process]:
         return await self._loop.run_in_executor(self._sweeping, self._members, worker)

@@ -56,6 +56,18 @@ def test_fifty_posts_with_one_key_make_one_run(tmp_path: Path) -> None:
     ledger_is_exact(tmp_path)
 
 
+def test_a_caller_who_goes_away_leaves_no_run_behind_that_nobody_starts(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with running(config(tmp_path, {"ok": OK})) as engine:
+            asking = asyncio.create_task(engine.start_run("ann", "ok", 1))
+            await asyncio.sleep(0)
+            asking.cancel()
+            await until(lambda: engine.metrics()["units_succeeded_total"] == 1)
+
+    asyncio.run(go())
+    ledger_is_exact(tmp_path)
+
+
 def test_fifty_posts_over_the_balance_leave_it_exact(tmp_path: Path) -> None:
     async def go() -> None:
         async with running(config(tmp_path, {"ok": OK}), credits=20) as engine:
