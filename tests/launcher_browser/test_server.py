@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -24,7 +25,6 @@ from tests.launcher_browser.wire import Cut, Wire
 
 BACKEND = PROJECT / "apps" / "job_launcher" / "backend"
 START_SECONDS = 60
-MILLION = 1_000_000
 TOTAL = 8
 PAGES = ("/", "/runs", "/logs", "/numbers", "/ledger", "/settings")
 
@@ -114,6 +114,7 @@ def start(page: Page, lines: int, pause: int, total: int = TOTAL) -> None:
 
 def test_a_run_of_eight_pushes_its_log_and_the_balance(admin: Reader) -> None:
     page = admin.page
+    expect(page.get_by_test_id("available")).to_have_text(re.compile(r"\d"))
     available = int(page.get_by_test_id("available").inner_text().replace(",", ""))
     start(page, lines=60, pause=100)
     expect(page.get_by_test_id("available")).to_have_text(f"{available - TOTAL:,}")
