@@ -60,6 +60,7 @@ class Engine:
         total: int,
         max_parallel: int | None = None,
         parameters: Mapping[str, Any] | None = None,
+        *,
         idempotency_key: str | None = None,
     ) -> tuple[Run, bool]:
         """Check, hold the credits, queue the units; returns (run, True), or (the run of the same key, False)."""
