@@ -160,7 +160,8 @@ def judge(service: Json, tasks: Iterable[Json], stale_status: str | None) -> Ver
     status = service.get("UpdateStatus") or {}
     state = "" if stale_status and status.get("StartedAt") == stale_status else status.get("State", "")
     label = service["Spec"]["TaskTemplate"]["ContainerSpec"]["Labels"].get(TASK_LABEL)
-    mine, others = [], []
+    mine: list[Json] = []
+    others: list[Json] = []
     for task in tasks:
         labels = task["Spec"]["ContainerSpec"].get("Labels") or {}
         (mine if labels.get(TASK_LABEL) == label else others).append(task)
