@@ -12,6 +12,9 @@ from typing import Protocol
 
 from job_launcher.templates import Template
 
+#: The reason of an ending that `stop` asked for.
+STOPPED = "stopped"
+
 
 @dataclass(frozen=True)
 class Job:

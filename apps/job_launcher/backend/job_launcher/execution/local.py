@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from job_launcher.execution.executor import Ending, Job, Sink
+from job_launcher.execution.executor import STOPPED, Ending, Job, Sink
 from job_launcher.execution.processes import Children, Process, by_key, key_of, kill_all, marked, send, snapshot
 from job_launcher.execution.pump import Pipe, Pump
 
@@ -146,7 +146,7 @@ class LocalExecutor:
                 await self._terminate(worker)
             await worker.ended.wait()
         except asyncio.CancelledError:
-            worker.end_for("ended by the launcher's stop")
+            worker.end_for(STOPPED)
             raise
         finally:
             self._loop.remove_reader(descriptor)
@@ -161,7 +161,7 @@ class LocalExecutor:
         job = worker.job
         began = self._loop.time()
         stopped = self._loop.create_task(worker.stop.wait())
-        stopped.add_done_callback(lambda task: None if task.cancelled() else worker.end_for("stopped"))
+        stopped.add_done_callback(lambda task: None if task.cancelled() else worker.end_for(STOPPED))
         try:
             while not worker.changed.is_set():
                 ends = [began + job.timeout]

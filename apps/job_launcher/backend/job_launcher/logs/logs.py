@@ -135,9 +135,9 @@ class Logs:
         return self._waiting_bytes >= self._tunables.log_memory
 
     @property
-    def trouble(self) -> str | None:
-        """Return why the log can't be written now."""
-        return self._trouble
+    def waiting_bytes(self) -> int:
+        """Return how much isn't written yet."""
+        return self._waiting_bytes
 
     def append(self, run_id: str, data: bytes, lines: int) -> int:
         """Add records to a run's log and return the offset of the first byte. The run's size must be loaded."""

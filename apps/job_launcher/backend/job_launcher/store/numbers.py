@@ -85,7 +85,7 @@ def failed(connection: sqlite3.Connection, number_id: str, error: str, next_try_
     )
 
 
-def retry(connection: sqlite3.Connection, number_id: str, owner: str | None) -> None:
+def retry(connection: sqlite3.Connection, number_id: str, owner: str | None) -> Number:
     """Try a held or dead number anew, with all its attempts; raises Refused 404 or 409."""
     number = _owned(connection, number_id, owner)
     if number.status not in {"held", "dead"}:
@@ -99,9 +99,10 @@ def retry(connection: sqlite3.Connection, number_id: str, owner: str | None) -> 
     connection.execute(
         "UPDATE numbers SET status = 'held', attempts = 0, next_try_at = NULL WHERE id = ?", (number_id,)
     )
+    return get(connection, number_id)
 
 
-def drop(connection: sqlite3.Connection, number_id: str, reason: str) -> None:
+def drop(connection: sqlite3.Connection, number_id: str, reason: str) -> Number:
     """Call a held or dead number released without its hook; raises Refused 404 or 409."""
     number = _owned(connection, number_id, None)
     if number.status not in {"held", "dead"}:
@@ -109,6 +110,7 @@ def drop(connection: sqlite3.Connection, number_id: str, reason: str) -> None:
     connection.execute(
         "UPDATE numbers SET status = 'released', next_try_at = NULL, last_error = ? WHERE id = ?", (reason, number_id)
     )
+    return get(connection, number_id)
 
 
 def recover(connection: sqlite3.Connection) -> None:
