@@ -5,19 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
-
-import yaml
 
 from lab import estate, images
 from lab.engine import Engine, connect
@@ -29,9 +22,6 @@ SOURCE = PROJECT / "apps" / "job_launcher"
 BACKEND, FRONTEND = SOURCE / "backend", SOURCE / "frontend"
 #: Python of images.WORKLOAD_DEBIAN.
 PYTHON = "3.13"
-START_SECONDS = 30
-#: A drain takes 45 s at most.
-STOP_SECONDS = 60
 
 
 def up(engine: Engine, settings: Settings) -> str:
@@ -96,76 +86,21 @@ def page(cache: Path) -> Path:
 
 
 def alone(settings: Settings, port: int) -> int:
-    """Run the launcher with the demo template until Ctrl-C; returns its exit status. Leaves nothing."""
+    """Run the launcher with the demo templates until Ctrl-C; returns its exit status. Leaves nothing."""
     static = page(_made(settings.project / ".lab" / "launcher"))
-    port = port or _free_port()
-    password = secrets.token_urlsafe(12)
-    with tempfile.TemporaryDirectory(prefix="job-launcher-") as scratch:
-        config = _write_config(Path(scratch), static, port, password)
-        argv = [sys.executable, "-m", "job_launcher", "serve", "--config", str(config)]
-        path = {"PYTHONPATH": str(BACKEND)}
-        # A session of its own: Ctrl-C reaches it once, from here, as the order to drain.
-        server = subprocess.Popen(argv, env={**os.environ, **path}, start_new_session=True)
-        try:
-            _wait_ready(server, port)
-            say(f"\nThe job launcher: http://127.0.0.1:{port}/\nName: admin   Password: {password}\nCtrl-C ends it.")
-            return server.wait()
-        except KeyboardInterrupt:
-            say("\nEnding: what runs is stopped.")
-            return 0
-        finally:
-            _end(server)
-
-
-def _write_config(scratch: Path, static: Path, port: int, password: str) -> Path:
-    (scratch / "password-admin").write_text(password)
-    (scratch / "password-admin").chmod(0o600)
-    (scratch / "data").mkdir(mode=0o700)
-    config = {
-        "listen": f"127.0.0.1:{port}",
-        "public_url": f"http://127.0.0.1:{port}",
-        "data_dir": str(scratch / "data"),
-        "static_dir": str(static),
-        "secrets_dir": str(scratch),
-        # Whoever presses Ctrl-C wants it to end.
-        "tunables": {"drain_timeout": 0},
-        "templates": {},
-        "users": [{"name": "admin", "role": "admin", "balance": 1000, "password_file": "password-admin"}],
-    }
-    config["templates"] = demo_templates()
-    path = scratch / "config.yml"
-    path.write_text(yaml.safe_dump(config))
-    return path
-
-
-def demo_templates() -> dict[str, object]:
-    """Return the templates that the role deploys where the inventory names none."""
-    variables = yaml.safe_load((PROJECT / "roles" / "job_launcher" / "vars" / "main.yml").read_text())
-    templates: dict[str, object] = variables["_job_launcher_demo"]
-    return templates
-
-
-def _wait_ready(server: subprocess.Popen[bytes], port: int) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2).close()
-        except (urllib.error.URLError, OSError):
-            if server.poll() is not None or time.monotonic() > deadline:
-                raise LabError("the launcher did not start; it says why above") from None
-            time.sleep(0.1)
-        else:
-            return
-
-
-def _end(server: subprocess.Popen[bytes]) -> None:
-    if server.poll() is None:
-        server.send_signal(signal.SIGTERM)
-    try:
-        server.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()
+    with tempfile.TemporaryDirectory(prefix="job-launcher-") as data:
+        options = [f"--listen=127.0.0.1:{port or _free_port()}", f"--data-dir={data}", f"--static-dir={static}"]
+        environment = {**os.environ, "PYTHONPATH": str(BACKEND)}
+        # It prints address and first login itself.
+        server = subprocess.Popen(
+            [sys.executable, "-m", "job_launcher.cli", "serve", "--demo", *options], env=environment
+        )
+        while True:
+            try:
+                return server.wait()
+            except KeyboardInterrupt:
+                # The terminal told both. It waits for units that run; a second Ctrl-C ends that.
+                say("\nWaiting for what runs; Ctrl-C again doesn't wait.")
 
 
 def _free_port() -> int:

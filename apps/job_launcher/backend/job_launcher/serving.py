@@ -16,6 +16,7 @@ from aiohttp import web
 from job_launcher import __version__
 from job_launcher.config import Config
 from job_launcher.engine import Engine, EngineConfig
+from job_launcher.execution.swarm import SwarmExecutor
 from job_launcher.first_users import make_configured, make_demo_admin
 from job_launcher.store.accounts import Accounts
 from job_launcher.web.app import application
@@ -29,7 +30,8 @@ CLOSE_SECONDS = 3.0  # for requests that are under way when the sockets close
 @asynccontextmanager
 async def running(config: Config, *, demo: bool = False, limits: Limits | None = None) -> AsyncIterator[Server]:
     """A server that takes requests until the block ends. Raises Refused if the data directory is in use."""
-    engine = Engine(EngineConfig(config.data_dir, config.templates, config.tunables))
+    swarm = {"swarm": lambda: SwarmExecutor(config.engine_socket)}
+    engine = Engine(EngineConfig(config.data_dir, config.templates, config.tunables, executors=swarm))
     accounts = Accounts(config.data_dir)
     await engine.start()
     try:

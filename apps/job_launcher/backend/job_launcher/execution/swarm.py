@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 
-from job_launcher.execution.executor import Ending, Job, Sink
+from job_launcher.execution.executor import STOPPED, Ending, Job, Sink
 from job_launcher.execution.swarm_jobs import LONGEST_GRACE, STDERR, Errors, Frames, job_name, request
 
 GATEWAY_SOCKET = Path("/run/job-launcher/engine.sock")
@@ -162,7 +162,7 @@ class _Attempt:
         """Why it must be ended now, None if it needn't."""
         now, job = self.loop.time(), self.job
         if stop.is_set():
-            return "stopped"
+            return STOPPED
         if now >= self.began + job.timeout:
             waits = f" and waited for a node: {state['error']}" if state["state"] != "running" else ""
             return f"ran longer than {job.timeout:g} s{waits}"
