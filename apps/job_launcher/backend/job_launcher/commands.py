@@ -185,13 +185,13 @@ def _config(arguments: Namespace) -> config.Config:
 
 
 def _demo_config(arguments: Namespace) -> config.Config:
-    from job_launcher.demo import TEMPLATES  # noqa: PLC0415
+    from job_launcher.demo import templates  # noqa: PLC0415
 
     document = {
         "data_dir": arguments.data_dir,
         "listen": arguments.listen,
         "public_url": f"http://{arguments.listen}",
-        "templates": TEMPLATES,
+        "templates": templates(),
     }
     if arguments.static_dir:
         document["static_dir"] = arguments.static_dir

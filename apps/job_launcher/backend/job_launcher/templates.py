@@ -267,7 +267,7 @@ def _fits_together(reader: _Reader, template: Template) -> None:
         place = PLACE.fullmatch(element)
         if place and place[1] not in template.parameters:
             raise Refused(reader.at("argv"), f"{element} names no parameter of the template")
-        if not place and PLACE.search(element):
+        if not place and any(found in template.parameters for found in PLACE.findall(element)):
             raise Refused(reader.at("argv"), f"{element!r}: a parameter must be the whole element, not a part of it")
     if template.needs_numbers != (template.release is not None):
         raise Refused(reader.at("release"), "must be given if, and only if, needs_numbers is true")

@@ -18,6 +18,7 @@ from job_launcher.validation import FieldError
 from job_launcher.web import login, money, openapi, people, problems, runs, state, static
 from job_launcher.web.access import check_csrf, check_origin, check_role, principal_of
 from job_launcher.web.callers import caller_address, limit_key
+from job_launcher.web.keys import ADDRESS, PREPARED, PRINCIPAL, REQUEST_ID
 from job_launcher.web.limits import retry_after
 from job_launcher.web.problems import Problem
 from job_launcher.web.push import PATH as PUSH_PATH
@@ -74,10 +75,9 @@ def _dispatcher(server: Server, methods: Mapping[str, Route]) -> Handler:
         if route is None:
             raise web.HTTPMethodNotAllowed(request.method, methods)
         principal = await _allowed_principal(server, request, route)
-        request["user"] = principal.name if principal else None
         values = parameter_values(route, request)
         body = await json_body(route, request, server.limits.body_seconds)
-        return await route.handle(Call(server, request, request["address"], principal, values, body))
+        return await route.handle(Call(server, request, request[ADDRESS], principal, values, body))
 
     return dispatch
 
@@ -87,7 +87,7 @@ async def _allowed_principal(server: Server, request: web.Request, route: Route)
     unsafe = route.method != "GET"
     if route.access == "open":
         if not state.repeated_by_machines(route.path):
-            _take(server, limit_key(request["address"]))
+            _take(server, limit_key(request[ADDRESS]))
         if unsafe:
             check_origin(server, request)
         return None
@@ -103,8 +103,9 @@ async def _allowed_principal(server: Server, request: web.Request, route: Route)
 async def _known_principal(server: Server, request: web.Request) -> Principal:
     principal = await principal_of(server, request)
     if principal is None:
-        _take(server, limit_key(request["address"]))
+        _take(server, limit_key(request[ADDRESS]))
         raise Problem(401, "Log in first.", headers={"WWW-Authenticate": "Bearer"})
+    request[PRINCIPAL] = principal
     return principal
 
 
@@ -117,7 +118,6 @@ def _take(server: Server, key: str) -> None:
 def _push_handler(server: Server, hub: Hub) -> Handler:
     async def connect(request: web.Request) -> web.StreamResponse:
         principal = await _known_principal(server, request)
-        request["user"] = principal.name
         _take(server, principal.name)
         check_origin(server, request)
         return await hub.serve(request, principal)
@@ -141,8 +141,8 @@ async def _around(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Name the request, know its caller, turn every error into a problem, write one line, count."""
     server = request.app[SERVER]
     begun = server.clock()
-    request["id"] = secrets.token_hex(8)
-    request["address"] = caller_address(
+    request[REQUEST_ID] = secrets.token_hex(8)
+    request[ADDRESS] = caller_address(
         request.remote or "", request.headers.get("X-Forwarded-For"), server.config.trusted_proxies
     )
     try:
@@ -150,12 +150,12 @@ async def _around(request: web.Request, handler: Handler) -> web.StreamResponse:
     except asyncio.CancelledError:
         raise
     except Exception as error:
-        if request.get("prepared"):  # half a response is out: the client must see that it is broken
-            ERRORS.exception("broke off", extra={"request_id": request["id"]})
+        if request.get(PREPARED):  # half a response is out: the client must see that it is broken
+            ERRORS.exception("broke off", extra={"request_id": request[REQUEST_ID]})
             if request.transport is not None:
                 request.transport.abort()
             raise
-        response = problems.response(_problem_of(error, request), request["id"])
+        response = problems.response(_problem_of(error, request), request[REQUEST_ID])
     seconds = server.clock() - begun
     server.metrics.requests.labels(request.method, str(response.status)).inc()
     if not isinstance(response, web.WebSocketResponse):
@@ -173,9 +173,9 @@ def _problem_of(error: Exception, request: web.Request) -> Problem:
     if isinstance(error, web.HTTPException) and error.status >= 400:
         return _problem_of_aiohttp(error)
     if isinstance(error, StoreError):
-        ERRORS.error("the database fails", extra={"request_id": request["id"], "error": str(error)})
+        ERRORS.error("the database fails", extra={"request_id": request[REQUEST_ID], "error": str(error)})
         return Problem(503, "The database can't be written or read now.", headers=retry_after(5))
-    ERRORS.exception("unexpected error", extra={"request_id": request["id"], "path": request.path})
+    ERRORS.exception("unexpected error", extra={"request_id": request[REQUEST_ID], "path": request.path})
     return Problem(500, "Something went wrong here; the log knows more under this request id.")
 
 
@@ -190,24 +190,25 @@ def _problem_of_aiohttp(error: web.HTTPException) -> Problem:
 
 def _log(request: web.Request, status: int, seconds: float) -> None:
     """One line: no query, no headers, no body, so no secrets."""
+    principal = request.get(PRINCIPAL)
     ACCESS_LOG.info(
         "request",
         extra={
-            "request_id": request["id"],
+            "request_id": request[REQUEST_ID],
             "method": request.method,
             "path": request.path[:200],
             "status": status,
             "ms": round(seconds * 1000, 1),
-            "user": request.get("user"),
-            "address": request["address"],
+            "user": principal.name if principal else None,
+            "address": request[ADDRESS],
         },
     )
 
 
 async def _set_headers(request: web.Request, response: web.StreamResponse) -> None:
-    request["prepared"] = True
+    request[PREPARED] = True
     response.headers.update(_HEADERS)
-    response.headers["X-Request-Id"] = request.get("id", "")
+    response.headers["X-Request-Id"] = request.get(REQUEST_ID, "")
     if request.path.startswith("/api"):
         response.headers.setdefault("Cache-Control", "no-store")
     if (request.app[SERVER].config.public_url or "").startswith("https://"):

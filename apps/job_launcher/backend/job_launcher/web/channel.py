@@ -15,6 +15,8 @@ from typing import Any
 
 from aiohttp import web
 
+from job_launcher.web.keys import CHANNEL
+
 
 class Channel:
     """What engineio calls for each connection: `send`, `wait`, `close`."""
@@ -29,7 +31,7 @@ class Channel:
     async def __call__(self, environ: dict[str, Any]) -> web.WebSocketResponse:
         """Serve the connection until it ends."""
         self._request = environ["aiohttp.request"]
-        self._request["channel"] = self
+        self._request[CHANNEL] = self
         await self._socket.prepare(self._request)
         await self._handler(self)
         return self._socket

@@ -24,6 +24,7 @@ from job_launcher.validation import faults
 from job_launcher.web import shapes
 from job_launcher.web.access import still_valid
 from job_launcher.web.channel import Channel
+from job_launcher.web.keys import CHANNEL, PRINCIPAL
 from job_launcher.web.limits import Buckets, retry_after
 from job_launcher.web.problems import Problem
 from job_launcher.web.routes import Principal
@@ -103,7 +104,6 @@ class Hub:
         limits = self._server.limits
         if self._open[principal.name] >= limits.sockets_per_user or self._open.total() >= limits.sockets:
             raise Problem(429, "Too many open connections.", headers=retry_after(5))
-        request["principal"] = principal
         self._open[principal.name] += 1
         try:
             response: web.StreamResponse = await self._sio.handle_request(request)
@@ -144,7 +144,7 @@ class Hub:
 
     async def _connected(self, sid: str, environ: dict[str, Any], _: object = None) -> None:
         request = environ["aiohttp.request"]
-        viewer = Viewer(sid, request["principal"], request["channel"])
+        viewer = Viewer(sid, request[PRINCIPAL], request[CHANNEL])
         self._viewers[sid] = viewer
         self._server.metrics.sockets.inc()
         viewer.channel.on_idle = lambda: self._arm() if viewer.waiting(self._tails) else None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from job_launcher.engine import KEY_LENGTH
 from job_launcher.model import RUN_STATUSES, Run
 from job_launcher.refused import Refused
 from job_launcher.web import shapes
@@ -108,7 +109,7 @@ ROUTES = (
     Route("POST", "/api/run", "operator", "Start a run", start_run,
           {200: Answer("The run that this Idempotency-Key started before", _RUN), 201: Answer("The new run", _RUN)},
           parameters=(Parameter("Idempotency-Key", "header",
-                                {"type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[!-~]+$"},
+                                {"type": "string", "minLength": 1, "maxLength": KEY_LENGTH, "pattern": "^[!-~]+$"},
                                 "Repeat it with the same body and no second run starts"),),
           body=shapes.RUN_BODY, problems=(402, 404, 409)),
     Route("GET", "/api/runs", "viewer", "My runs, the newest first", list_runs,

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import WORD, Site, Who, launched
 from job_launcher.web.limits import Limits
+from tests.web.harness import WORD, Site, Who, launched
 
 UNSAFE = [
     ("POST", "/api/run", {"template": "hello", "total": 1}),
