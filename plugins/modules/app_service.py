@@ -22,12 +22,17 @@ options:
     description: Name of the service.
     type: str
     required: true
+  state:
+    description: With V(absent) the service is removed, and what was made for it. Its volumes stay.
+    type: str
+    choices: [present, absent]
+    default: present
   spec:
     description:
+      - Required with O(state=present).
       - The service's spec in the words of the engine's API, without C(Name), C(Configs) and C(Secrets). It must be
         C(Replicated).
     type: dict
-    required: true
   networks:
     description: Names of the networks to join.
     type: list
@@ -112,7 +117,7 @@ removed:
   type: list
   elements: str
 service:
-  description: What became of the service, V(created), V(updated) or V(unchanged).
+  description: What became of the service, V(created), V(updated), V(removed) or V(unchanged).
   returned: success
   type: str
 """
@@ -144,6 +149,8 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._swarm import (
 )
 
 _PAUSE = 0.5
+#: So long must the tasks of a new service have run.
+_NEW_SECONDS = 3.0
 
 
 def define_module() -> AnsibleModule:
@@ -158,13 +165,15 @@ def define_module() -> AnsibleModule:
         argument_spec={
             **swarm_argument_spec(),
             "name": {"type": "str", "required": True},
-            "spec": {"type": "dict", "required": True},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "spec": {"type": "dict"},
             "networks": {"type": "list", "elements": "str", "default": []},
             "configs": {"type": "list", "elements": "dict", "default": [], "options": file},
             "secrets": {"type": "list", "elements": "dict", "default": [], "options": secret, "no_log": False},
             "owner": {"type": "str", "default": "0"},
             "timeout": {"type": "float", "default": 180},
         },
+        required_if=[("state", "present", ["spec"])],
         supports_check_mode=True,
     )
 
@@ -264,13 +273,16 @@ class AppService:
 
     def _wait(self, stale_status: str | None) -> None:
         deadline = time.monotonic() + self.timeout
+        runs_since: float | None = None
         while True:
             service = self._find()
             if service is None:
                 raise SwarmError("service_removed", f"{self.name} was removed while it was waited for")
             tasks = [task for task in self.swarm.tasks() if task["ServiceID"] == service["ID"]]
             verdict = judge(service, tasks, stale_status)
-            if verdict.state == "converged":
+            runs_since = (runs_since or time.monotonic()) if verdict.state == "converged" else None
+            # Swarm watches the tasks of an update for a while, but not those of a new service.
+            if runs_since and (self.service or time.monotonic() - runs_since >= _NEW_SECONDS):
                 return
             if verdict.state == "failed":
                 raise SwarmError("not_converged", f"{self.name} doesn't run as wanted. {verdict.message}")
@@ -278,6 +290,25 @@ class AppService:
                 said = verdict.message or "its tasks say no reason"
                 raise SwarmError("timeout", f"{self.name} doesn't run as wanted after {self.timeout:g} s: {said}")
             time.sleep(_PAUSE)
+
+
+def _remove(swarm: Swarm, name: str, *, check: bool) -> dict[str, Any]:
+    """Remove the service and what was made for it; returns what a run does."""
+    services = [each for each in swarm.services() if each["Spec"]["Name"] == name]
+    stale = [
+        (kind, item)
+        for kind in ("config", "secret")
+        for item in leftovers(swarm.request("GET", f"/{kind}s") or [], name, [])
+    ]
+    if not check:
+        for path in [f"/services/{each['ID']}" for each in services] + [
+            f"/{kind}s/{item['ID']}" for kind, item in stale
+        ]:
+            swarm.request("DELETE", path)
+    names = [item["Spec"]["Name"] for _, item in stale]
+    state = "removed" if services else "unchanged"
+    diff = {"before": _text({"service": name, "files": names}) if services or stale else "", "after": ""}
+    return {"changed": bool(services or stale), "service": state, "created": [], "removed": names, "diff": diff}
 
 
 def _text(value: Any) -> str:
@@ -289,6 +320,8 @@ def main() -> None:
     """Run the module."""
     module = define_module()
     try:
+        if module.params["state"] == "absent":
+            module.exit_json(**_remove(open_swarm(module), module.params["name"], check=module.check_mode))
         app = AppService(open_swarm(module), module.params)
         outcome = app.outcome
         if not module.check_mode:

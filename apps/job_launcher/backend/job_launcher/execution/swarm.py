@@ -51,15 +51,19 @@ class SwarmExecutor:
         name = job_name(job)
         sink.started(name)
         try:
-            await self._patiently("PUT", f"/jobs/{name}", request(job))
+            await self.patiently("PUT", f"/jobs/{name}", request(job))
         except GatewayError as error:
             with contextlib.suppress(GatewayError):
-                await self._remove(name, 0)
+                await self.remove(name, 0)
             return Ending(reason=f"could not be started: {error}")
         try:
             return await _Attempt(self, job, sink, name).until_end(stop)
+        except GatewayError as error:
+            return Ending(reason=f"was lost sight of: {error}")
         finally:
-            await asyncio.shield(self._remove(name, job.term_grace))
+            # What can't be removed now is at the next start.
+            with contextlib.suppress(GatewayError):
+                await asyncio.shield(self.remove(name, job.term_grace))
 
     async def recover(self, left: Mapping[str, str | None]) -> None:
         """End what an earlier launcher left running: every job that the Swarm still has of this launcher."""
@@ -69,8 +73,8 @@ class SwarmExecutor:
             # With nothing of the Swarm's left, a gateway that isn't there is no reason not to start.
             if not left:
                 return
-            names = await self._patiently("GET", "/jobs")
-        await asyncio.gather(*(self._remove(name, LONGEST_GRACE) for name in names))
+            names = await self.patiently("GET", "/jobs")
+        await asyncio.gather(*(self.remove(name, LONGEST_GRACE) for name in names))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -95,7 +99,7 @@ class SwarmExecutor:
             self._session = aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(self._socket), limit=0))
         return self._session
 
-    async def _patiently(self, method: str, path: str, body: Any = None) -> Any:
+    async def patiently(self, method: str, path: str, body: Any = None) -> Any:
         """Ask again while nobody answers; each request does no harm a second time."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + SILENCE
@@ -107,12 +111,12 @@ class SwarmExecutor:
                     raise
             await asyncio.sleep(POLL)
 
-    async def _remove(self, name: str, grace: float) -> None:
+    async def remove(self, name: str, grace: float) -> None:
         """Remove a job and wait until nothing of it is left."""
-        await self._patiently("DELETE", f"/jobs/{name}")
+        await self.patiently("DELETE", f"/jobs/{name}")
         loop = asyncio.get_running_loop()
         deadline = loop.time() + grace + CLEARING
-        while (await self._patiently("GET", f"/jobs/{name}"))["state"] in ("waiting", "running"):
+        while (await self.patiently("GET", f"/jobs/{name}"))["state"] in ("waiting", "running"):
             if loop.time() > deadline:
                 return
             await asyncio.sleep(POLL / 2)
@@ -142,7 +146,7 @@ class _Attempt:
                 reason = self._reason(stop, state)
                 if reason:
                     # What it prints while it ends is still read.
-                    await self.executor._remove(self.name, self.job.term_grace)
+                    await self.executor.remove(self.name, self.job.term_grace)
                     return Ending(reason=reason)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), POLL)
@@ -156,7 +160,7 @@ class _Attempt:
         return _ending(state)
 
     async def _state(self) -> Any:
-        return await self.executor._patiently("GET", f"/jobs/{self.name}")
+        return await self.executor.patiently("GET", f"/jobs/{self.name}")
 
     def _reason(self, stop: asyncio.Event, state: Mapping[str, Any]) -> str | None:
         """Why it must be ended now, None if it needn't."""

@@ -139,16 +139,17 @@ class Frames:
 
     def feed(self, data: bytes) -> list[tuple[int, bytes]]:
         """Return (stream, data) of each frame that is whole by now."""
-        self._rest += data
-        frames = []
-        while len(self._rest) >= 8:
-            end = 8 + int.from_bytes(self._rest[4:8], "big")
-            if len(self._rest) < end:
+        data = self._rest + data
+        frames, start = [], 0
+        while len(data) >= start + 8:
+            end = start + 8 + int.from_bytes(data[start + 4 : start + 8], "big")
+            if len(data) < end:
                 break
             self.seen += 1
             if self.seen > self._skip:
-                frames.append((self._rest[0], self._rest[8:end]))
-            self._rest = self._rest[end:]
+                frames.append((data[start], data[start + 8 : end]))
+            start = end
+        self._rest = data[start:]
         return frames
 
 
