@@ -49,7 +49,9 @@ NOT_ASKED = {
     },
     "demand_probe": {"demand_probe_docker_host"},
     # The inventory's: a survey's defaults would come before what it says.
-    "job_launcher": set(load("roles", "job_launcher", "meta", "argument_specs.yml")["argument_specs"]["main"]["options"])
+    "job_launcher": set(
+        load("roles", "job_launcher", "meta", "argument_specs.yml")["argument_specs"]["main"]["options"]
+    )
     - {"job_launcher_timeout"},
     "recommendation": {
         *("recommendation_directory", "recommendation_history"),  # follow report_directory

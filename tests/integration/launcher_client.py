@@ -10,11 +10,14 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from lab.settings import Settings
+from tests.integration.harness import Swarm
 
+SERVICE = "job-launcher"
+GATEWAY = f"{SERVICE}-engine"
 PORT = 18080
 #: What a run's status is once nothing more happens to it.
 ENDED = ("succeeded", "partly", "failed", "stopped")
@@ -95,3 +98,15 @@ def tunnel(lab: Settings, host: str) -> Iterator[str]:
     finally:
         ssh.terminate()
         ssh.wait()
+
+
+def remove(swarm: Swarm, on_host: Callable[..., str]) -> None:
+    """Remove the launcher with all that the role and its workers made."""
+    for name in {SERVICE, GATEWAY} & swarm.specs().keys():
+        swarm.remove(name)
+    script = f"""
+        docker service ls -q --filter label=job-launcher.owner={SERVICE} | xargs -r docker service rm
+        for kind in config secret; do docker $kind ls -q --filter name={SERVICE} | xargs -r docker $kind rm; done
+        while docker ps -aq --filter name={SERVICE} | grep -q .; do sleep 0.2; done
+        docker volume rm -f {SERVICE}-data {SERVICE}-engine"""
+    on_host("kvm4", script, timeout=120)

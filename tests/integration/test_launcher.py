@@ -14,10 +14,8 @@ from lab import launcher as lab_launcher
 from lab.engine import connect
 from lab.settings import Settings
 from tests.integration.harness import Ansible, Run, Swarm, wait_for
-from tests.integration.launcher_client import ENDED, PORT, Client, tunnel
+from tests.integration.launcher_client import ENDED, GATEWAY, PORT, SERVICE, Client, remove, tunnel
 
-SERVICE = "job-launcher"
-GATEWAY = f"{SERVICE}-engine"
 PASSWORD = "correct horse battery"  # noqa: S105 # a test's own
 WORK = ["/opt/launcher/bin/python3", "-I", "-m", "job_launcher.demo.work"]
 NUMBER = {"type": "integer", "minimum": 0, "maximum": 100000, "default": 1}
@@ -53,17 +51,6 @@ class Deployed:
         assert run.status == 0, run.text[-3000:]
         self.known = True
         return run
-
-
-def remove(swarm: Swarm, on_host: Callable[..., str]) -> None:
-    for name in {SERVICE, GATEWAY} & swarm.specs().keys():
-        swarm.remove(name)
-    script = f"""
-        docker service ls -q --filter label=job-launcher.owner={SERVICE} | xargs -r docker service rm
-        for kind in config secret; do docker $kind ls -q --filter name={SERVICE} | xargs -r docker $kind rm; done
-        while docker ps -aq --filter name={SERVICE} | grep -q .; do sleep 0.2; done
-        docker volume rm -f {SERVICE}-data {SERVICE}-engine"""
-    on_host("kvm4", script, timeout=120)
 
 
 @pytest.fixture(scope="module")
