@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from lab.settings import Settings
-from tests.integration.harness import Swarm
+from tests.integration.harness import Swarm, wait_for
 
 SERVICE = "job-launcher"
 GATEWAY = f"{SERVICE}-engine"
@@ -94,10 +94,16 @@ def tunnel(lab: Settings, host: str) -> Iterator[str]:
     forward = ["-o", "ExitOnForwardFailure=yes", "-N", "-L", f"127.0.0.1:{port}:127.0.0.1:{PORT}"]
     ssh = subprocess.Popen(["ssh", "-F", str(lab.ssh_config), *forward, f"{host}.{lab.name}"], stdin=subprocess.DEVNULL)
     try:
+        wait_for(lambda: _listens(port), 15, "tunnel")
         yield f"http://127.0.0.1:{port}"
     finally:
         ssh.terminate()
         ssh.wait()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def remove(swarm: Swarm, on_host: Callable[..., str]) -> None:
