@@ -56,3 +56,16 @@ def test_the_application_takes_the_roles_defaults() -> None:
     given = {name: OPTIONS[PREFIX + name]["default"] for name in INFO if name not in OF_THE_NODE}
     assert load(given).to_json() == load({}).to_json()
     assert set(templates.load(VARIABLES["_job_launcher_demo"])) == {"demo"}
+
+
+def test_the_image_and_the_role_mean_the_same_user_and_places() -> None:
+    image = (ROLE.parents[1] / "apps" / "job_launcher" / "Dockerfile").read_text()
+    user, config = VARIABLES["_job_launcher_user"], VARIABLES["_job_launcher_config_file"]
+    assert f"USER {user}:{user}" in image
+    assert f"JOB_LAUNCHER_CONFIG={config}" in image
+    assert f"EXPOSE {VARIABLES['_job_launcher_inner_port']}" in image
+    for mount in ("data", "engine"):
+        target = VARIABLES[f"_job_launcher_{mount}_mount"]["Target"]
+        assert f" -g launcher -m 0750 {target}" in image
+    static = VARIABLES["_job_launcher_config"]["static_dir"]
+    assert f"COPY --from=page /static {static}\n" in image
