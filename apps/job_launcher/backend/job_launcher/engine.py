@@ -98,7 +98,7 @@ class Engine:
             self._reserve.keep()
         self._store = Store(config.data_dir / "launcher.sqlite")
         self._store.on_trouble = partial(self._trouble, "database")
-        await self._store.open()
+        await _asked(self._store.open())
         self._logs = Logs(config.data_dir / "logs", self._store, self._reserve, config.tunables)
         self._logs.on_trouble = partial(self._trouble, "log")
         await self._logs.open()
@@ -247,7 +247,9 @@ class Engine:
 
     async def units(self, run_id: str, after: str | None = None, limit: int = 200) -> Page:
         """Return a run's units by their number."""
-        return await _asked(self._store.read(partial(runs.units, run_id=run_id, after=after, limit=_limit(limit))))
+        listed = partial(runs.units, run_id=run_id, after=after, limit=_limit(limit))
+        page = await _asked(self._store.read(listed))
+        return Page([self._supervisor.live(unit) for unit in page.items], page.next)
 
     async def read_log(self, run_id: str, start: int, limit: int) -> tuple[bytes, int, int]:
         """Return (bytes from `start`, the next offset, the log's size). What retention has removed is skipped:
@@ -300,7 +302,12 @@ class Engine:
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Call the listener in the loop for each event until the returned function is called. It must not block."""
         self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
+
+        def unsubscribe() -> None:
+            with contextlib.suppress(ValueError):
+                self._listeners.remove(listener)
+
+        return unsubscribe
 
     def banner(self) -> Banner | None:
         """Return what everyone should know now."""

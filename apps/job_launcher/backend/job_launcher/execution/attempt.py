@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from job_launcher.execution.executor import Ending, Job
 from job_launcher.execution.reports import Reports
@@ -30,6 +30,9 @@ class Desk(Protocol):
 
     def acquired(self, job: Job, number: str) -> None:
         """Take the lease of a number into the queue."""
+
+    def progressed(self, job: Job, report: dict[str, Any]) -> None:
+        """Show how far a worker is."""
 
     def found_none(self) -> None:
         """A worker found no free number."""
@@ -80,7 +83,7 @@ class Attempt:
         self._desk.log(self.job.run_id, records, records.count(b"\n"))
 
     def _read(self, read: Callable[[], list[str]]) -> None:
-        had_none = self.reports.no_numbers
+        had_none, progress = self.reports.no_numbers, self.reports.progress
         for complaint in read():
             self.say(complaint)
         fresh = self.reports.numbers[self._numbers :]
@@ -90,6 +93,8 @@ class Attempt:
                 self._desk.acquired(self.job, number)
             else:
                 self.say("a number was reported, and the template doesn't need any: ignored")
+        if self.reports.progress != progress and self.reports.shown:
+            self._desk.progressed(self.job, self.reports.shown)
         if self.reports.no_numbers and not had_none:
             self._desk.found_none()
 

@@ -27,16 +27,24 @@ def main() -> None:
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if os.getppid() != int(parent):
         sys.exit(NOT_STARTED)
+    offer_to_oom_killer()
     try:
         for pair in filter(None, limits.split(",")):
             name, value = pair.split("=")
             resource.setrlimit(getattr(resource, name), (int(value), int(value)))
-        with open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123 # pathlib costs each start its import
-            file.write(OOM_SCORE)
         os.execvp(argv[0], argv)  # noqa: S606 # that no shell is between is the point
     except (OSError, ValueError) as error:
         print(f"launcher: {argv[0]} could not be started: {error}", file=sys.stderr)
         sys.exit(NOT_STARTED)
+
+
+def offer_to_oom_killer() -> None:
+    """Let the kernel take this process before the launcher, where it may be told."""
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123 # pathlib costs each start its import
+            file.write(OOM_SCORE)
+    except OSError:
+        return
 
 
 if __name__ == "__main__":

@@ -18,7 +18,17 @@ from functools import partial
 from pathlib import Path
 
 from job_launcher.execution.executor import STOPPED, Ending, Job, Sink
-from job_launcher.execution.processes import Children, Process, by_key, key_of, kill_all, marked, send, snapshot
+from job_launcher.execution.processes import (
+    Children,
+    Process,
+    Snapshots,
+    by_key,
+    key_of,
+    kill_all,
+    marked,
+    send,
+    snapshot,
+)
 from job_launcher.execution.pump import Pipe, Pump
 
 GATE = Path(__file__).with_name("gate.py")
@@ -57,6 +67,7 @@ class Worker:
         self.last_sign = asyncio.get_running_loop().time()
         self.pipes: list[Pipe] = []
         self.started: subprocess.Popen[bytes] | None = None
+        self.known: dict[int, int] = {}
 
     def output(self, data: bytes) -> None:
         """Hand output on."""
@@ -82,6 +93,7 @@ class LocalExecutor:
         self._report_wait = report_wait
         self._children = Children()
         self._pump = Pump()
+        self._snapshots = Snapshots()
         #: Its thread lives as long as the launcher: workers get SIGKILL when the thread that started them ends.
         self._spawning = ThreadPoolExecutor(1, "spawn")
         self._sweeping = ThreadPoolExecutor(8, "sweep")
@@ -202,14 +214,21 @@ class LocalExecutor:
         self._close_pipes(worker)
 
     async def _kill(self, worker: Worker) -> None:
-        await self._loop.run_in_executor(self._sweeping, kill_all, partial(self._members, worker), ROUNDS, self._never)
+        await self._loop.run_in_executor(self._sweeping, self._sweep, worker)
+
+    def _sweep(self, worker: Worker) -> None:
+        kill_all(partial(self._members, worker), ROUNDS, self._never)
+        self._children.reap_strays()
 
     async def _family(self, worker: Worker) -> list[Process]:
         return await self._loop.run_in_executor(self._sweeping, self._members, worker)
 
     def _members(self, worker: Worker) -> list[Process]:
+        return self._family_in(worker, self._snapshots.get())
+
+    def _family_in(self, worker: Worker, processes: Mapping[int, Process]) -> list[Process]:
         leader = worker.started.pid if worker.started else None
-        return self._children.family(worker.job.unit_id, leader, snapshot())
+        return self._children.family(worker.job.unit_id, leader, worker.known, processes)
 
     def _close_pipes(self, worker: Worker) -> None:
         for pipe in worker.pipes:
@@ -229,13 +248,8 @@ class LocalExecutor:
 
     def _sizes(self, workers: list[Worker]) -> list[tuple[Worker, int]]:
         self._children.reap_strays()
-        processes = snapshot()
-        sizes = []
-        for worker in workers:
-            leader = worker.started.pid if worker.started else None
-            family = self._children.family(worker.job.unit_id, leader, processes)
-            sizes.append((worker, sum(each.rss for each in family)))
-        return sizes
+        processes = self._snapshots.get()
+        return [(worker, sum(each.rss for each in self._family_in(worker, processes))) for worker in workers]
 
     async def recover(self, left: Mapping[str, str | None]) -> None:
         """Kill what an earlier launcher left running of these units."""

@@ -25,6 +25,8 @@ from job_launcher.tunables import Tunables
 
 #: How long a start waits for the database after it failed, s.
 DATABASE_WAIT = 1.0
+#: Progress of a unit is shown so far apart at least, s.
+PROGRESS = 1.0
 
 
 @dataclass
@@ -81,6 +83,8 @@ class Supervisor:
         self._emit = emit
         self._loop = asyncio.get_running_loop()
         self.active: dict[str, Active] = {}
+        #: Units that run, as they were last shown, and when: the clock of the loop.
+        self._live: dict[str, tuple[Unit, float]] = {}
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._turn = 0
@@ -216,6 +220,7 @@ class Supervisor:
     async def _attend(self, active: Active, unit: Unit, worker: int) -> None:
         """Run an attempt and write down how it ended."""
         template = self._templates[active.run.template]
+        self._live[unit.id] = (unit, 0.0)
         attempt = Attempt(self._job(active.run, unit, worker, template), self, self._tunables)
         try:
             ending = await self._executors[template.executor].run(attempt.job, attempt, active.stop)
@@ -241,7 +246,7 @@ class Supervisor:
                 found_none=template.needs_numbers and attempt.reports.no_numbers,
             )
         )
-        del active.workers[worker]
+        del active.workers[worker], self._live[unit.id]
         active.run = run
         self._places += 1
         self.totals["retried" if ended.status == "waiting" else ended.status] += 1
@@ -346,6 +351,21 @@ class Supervisor:
         else:
             self._tell(active, unit)
         self.on_numbers(active.run.owner)
+
+    def progressed(self, job: Job, report: dict[str, Any]) -> None:
+        """Show how far a worker is, a second apart at least; the database gets the last report with the end."""
+        unit, told = self._live[job.unit_id]
+        now = self._loop.time()
+        unit = replace(unit, report=report)
+        due = now - told >= PROGRESS
+        self._live[job.unit_id] = (unit, now if due else told)
+        if due:
+            self._emit(Event("unit", self.active[job.run_id].run.owner, job.run_id, unit.to_json()))
+
+    def live(self, unit: Unit) -> Unit:
+        """Return a unit with the progress that it has now."""
+        found = self._live.get(unit.id)
+        return replace(unit, report=found[0].report) if found and unit.status == "running" else unit
 
     def found_none(self) -> None:
         """Pause the templates that need numbers: a worker found none."""

@@ -12,6 +12,7 @@ import re
 import signal
 import sqlite3
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -48,12 +49,20 @@ async def running(wanted: EngineConfig, credits: int = 1000) -> AsyncIterator[En
         await engine.stop()
 
 
-async def until(happened: Callable[[], Any], seconds: float = 20.0) -> None:
+async def until(happened: Callable[[], Any], seconds: float = 20.0, pause: float = 0.02) -> None:
     """Wait until something is true; fails after so long."""
     deadline = asyncio.get_running_loop().time() + seconds
     while not happened():
         assert asyncio.get_running_loop().time() < deadline, "it did not happen in time"
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(pause)
+
+
+def stretch() -> float:
+    """How many times longer than alone this process takes now (1 on a quiet machine): other work runs beside it."""
+    wall, cpu = time.monotonic(), time.process_time()
+    while time.process_time() - cpu < 0.05:
+        pass
+    return max(1.0, (time.monotonic() - wall) / 0.05)
 
 
 async def ended(engine: Engine, run_id: str, seconds: float = 40.0) -> Run:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from job_launcher.logs.segments import segment_numbers, segment_path
 from job_launcher.model import Event
-from tests.engine.helpers import FAST, config, ended, printed, running, script, until, whole_log
+from tests.engine.helpers import FAST, config, ended, printed, running, script, stretch, until, whole_log
 
 HOSTILE = {
     "no newline at the end": b"first\nlast",
@@ -82,7 +82,7 @@ def test_a_million_short_lines_and_the_loop_stays_free(tmp_path: Path) -> None:
 
     log = asyncio.run(watched())
     assert printed(log)[1, 1] == b"".join(b"%d\n" % n for n in range(1000000))
-    assert longest < 0.5, f"the loop stood still for {longest:.2f} s"
+    assert longest < 0.3 * stretch(), f"the loop stood still for {longest:.2f} s"
 
 
 def test_three_lines_then_silence_are_on_disk_soon(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_three_lines_then_silence_are_on_disk_soon(tmp_path: Path) -> None:
             return took
 
     # The reader's 40 ms of gathering at most come before what is measured here.
-    assert asyncio.run(go()) <= 0.56
+    assert asyncio.run(go()) <= 0.5 + 0.06 * stretch()
 
 
 def test_eight_workers_two_writes_a_second(tmp_path: Path) -> None:

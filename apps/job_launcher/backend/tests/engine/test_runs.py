@@ -216,6 +216,63 @@ def test_a_drain_lets_units_finish_and_a_later_launcher_does_the_rest(tmp_path: 
     ledger_is_exact(tmp_path)
 
 
+def test_a_drain_ends_what_takes_too_long_and_it_is_tried_again(tmp_path: Path) -> None:
+    once = tmp_path / "once"
+    code = f"import os, time; e = os.path.exists({str(once)!r}); open({str(once)!r}, 'w'); e or time.sleep(60)"
+    jobs = {"patient": script(code, retries=1), "single": script("import time; time.sleep(60)")}
+
+    async def first() -> tuple[str, str]:
+        async with running(config(tmp_path / "data", jobs)) as engine:
+            patient, _ = await engine.start_run("ann", "patient", 1)
+            single, _ = await engine.start_run("ann", "single", 1)
+            await until(once.exists)
+            await until(lambda: engine.metrics()["units_running"] == 2)
+            began = time.monotonic()
+            await engine.drain(0.3)
+            assert time.monotonic() - began < 5
+            (unit,) = (await engine.units(single.id)).items
+            assert (unit.status, unit.reason) == ("failed", "ended with the launcher")
+            assert (await engine.balance("ann")).held == 1
+            return patient.id, single.id
+
+    async def second(patient: str, single: str) -> None:
+        async with running(config(tmp_path / "data", jobs), credits=0) as engine:
+            done = await ended(engine, patient)
+            assert (done.status, done.counts.retried) == ("succeeded", 1)
+            assert (await ended(engine, single)).status == "failed"
+
+    asyncio.run(second(*asyncio.run(first())))
+    ledger_is_exact(tmp_path / "data")
+
+
+def test_progress_is_shown_while_a_unit_runs(tmp_path: Path) -> None:
+    code = (
+        "import os, time\n"
+        "fd = int(os.environ['LAUNCHER_REPORT_FD'])\n"
+        'for i in range(200): os.write(fd, b\'{"type": "progress", "done": %d, "of": 200}\\n\' % i); time.sleep(0.01)'
+    )
+
+    async def go() -> None:
+        async with running(config(tmp_path, {"job": script(code)})) as engine:
+            seen: list[int] = []
+
+            def take(event: Event) -> None:
+                if event.kind == "unit" and event.data["status"] == "running" and event.data["report"]:
+                    seen.append(event.data["report"]["progress"]["done"])
+
+            engine.subscribe(take)
+            run, _ = await engine.start_run("ann", "job", 1)
+            await until(lambda: seen)
+            (unit,) = (await engine.units(run.id)).items
+            assert unit.status == "running" and unit.report
+            await ended(engine, run.id)
+            assert 2 <= len(seen) <= 5
+            (unit,) = (await engine.units(run.id)).items
+            assert unit.report == {"progress": {"done": 199, "of": 200}}
+
+    asyncio.run(go())
+
+
 def test_a_second_launcher_is_refused_the_data_directory(tmp_path: Path) -> None:
     async def go() -> None:
         async with running(config(tmp_path, {"ok": OK})):
