@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from aiohttp import web
@@ -16,8 +16,10 @@ from aiohttp import web
 from job_launcher import __version__
 from job_launcher.config import Config
 from job_launcher.engine import Engine, EngineConfig
-from job_launcher.execution.swarm import SwarmExecutor
+from job_launcher.execution.executor import Executor
 from job_launcher.first_users import make_configured, make_demo_admin
+from job_launcher.lean import give_memory_back
+from job_launcher.refused import Refused
 from job_launcher.store.accounts import Accounts
 from job_launcher.web.app import application
 from job_launcher.web.limits import Limits
@@ -29,9 +31,9 @@ CLOSE_SECONDS = 3.0  # for requests that are under way when the sockets close
 
 @asynccontextmanager
 async def running(config: Config, *, demo: bool = False, limits: Limits | None = None) -> AsyncIterator[Server]:
-    """A server that takes requests until the block ends. Raises Refused if the data directory is in use."""
-    swarm = {"swarm": lambda: SwarmExecutor(config.engine_socket)}
-    engine = Engine(EngineConfig(config.data_dir, config.templates, config.tunables, executors=swarm))
+    """A server that takes requests until the block ends. Raises Refused if the data directory or
+    the port is in use."""
+    engine = Engine(EngineConfig(config.data_dir, config.templates, config.tunables, executors=_executors(config)))
     accounts = Accounts(config.data_dir)
     await engine.start()
     try:
@@ -44,7 +46,10 @@ async def running(config: Config, *, demo: bool = False, limits: Limits | None =
         await runner.setup()
         try:
             site = web.TCPSite(runner, config.host, config.port)
-            await site.start()
+            try:
+                await site.start()
+            except OSError as error:
+                raise Refused("listen", f"{config.host}:{config.port} can't be had: {error.strerror}") from error
             server.port = runner.addresses[0][1]
             yield server
         finally:
@@ -54,8 +59,18 @@ async def running(config: Config, *, demo: bool = False, limits: Limits | None =
         await accounts.close()
 
 
+def _executors(config: Config) -> Mapping[str, Callable[[], Executor]]:
+    """The executors besides `local` that the templates use; an HTTP client costs memory."""
+    if not any(template.executor == "swarm" for template in config.templates.values()):
+        return {}
+    from job_launcher.execution.swarm import SwarmExecutor  # noqa: PLC0415
+
+    return {"swarm": lambda: SwarmExecutor(config.engine_socket)}
+
+
 async def serve(config: Config, *, demo: bool = False) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends the drain."""
+    give_memory_back()
     loop = asyncio.get_running_loop()
     told: asyncio.Queue[int] = asyncio.Queue()
     for each in (signal.SIGTERM, signal.SIGINT):
@@ -63,7 +78,7 @@ async def serve(config: Config, *, demo: bool = False) -> None:
     async with running(config, demo=demo) as server:
         LOG.info("serving", extra={"version": __version__, "host": config.host, "port": server.port})
         if demo:
-            print(f"The launcher is at {config.public_url}", flush=True)
+            print(f"The launcher is at http://{config.host}:{server.port}", flush=True)
         number = await told.get()
         LOG.info("draining", extra={"signal": signal.Signals(number).name})
         server.draining = True

@@ -49,7 +49,7 @@ _OUR_PATHS = ("/api", "/api/", "/socket.io")
 def application(server: Server) -> web.Application:
     """Everything behind one port."""
     described: dict[str, object] = {}
-    routes = (*login.ROUTES, *runs.ROUTES, *money.ROUTES, *people.ROUTES, *state.routes(described))
+    routes = all_routes(described)
     described.update(openapi.document(routes))
     app = web.Application(middlewares=[_around], client_max_size=server.limits.body_size)
     app[SERVER] = server
@@ -65,6 +65,11 @@ def application(server: Server) -> web.Application:
     app.on_startup.append(hub.start)
     app.on_shutdown.append(hub.stop)
     return app
+
+
+def all_routes(described: dict[str, object]) -> tuple[Route, ...]:
+    """The API; `described` is what /api/openapi.json serves, filled by whoever has the routes."""
+    return (*login.ROUTES, *runs.ROUTES, *money.ROUTES, *people.ROUTES, *state.routes(described))
 
 
 def _dispatcher(server: Server, methods: Mapping[str, Route]) -> Handler:

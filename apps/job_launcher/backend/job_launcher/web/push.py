@@ -15,10 +15,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import socketio
 from aiohttp import web
 
 from job_launcher import __version__
+from job_launcher.lean import socketio
 from job_launcher.model import Event, iso, now_ms
 from job_launcher.validation import faults
 from job_launcher.web import shapes

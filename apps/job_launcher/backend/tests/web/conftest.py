@@ -6,7 +6,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from job_launcher import passwords
 from tests.web.harness import Site, launched
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_passwords() -> Iterator[None]:
+    """Hash at a hundredth of the price; tests/unit has the real one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(passwords, "_N", 2**9)
+        patch.setattr(passwords, "_P", 1)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import http.client
 import json
 import threading
@@ -18,15 +19,17 @@ from typing import Any, TypeVar
 from job_launcher import config, serving
 from job_launcher.web.limits import Limits
 from job_launcher.web.server import Server
+from tests.web import described
 
 T = TypeVar("T")
 
 GENEROUS = Limits(requests_per_second=1e6, request_burst=10**6, failures_by_address=10**6)
 WORD = "correct horse battery"
+SCRIPT = "console.log(1);" * 50
 BUNDLE = {
     "index.html": "<!doctype html><title>Launcher</title>",
-    "assets/index-4f3a.js": "console.log(1)" * 50,
-    "assets/index-4f3a.js.gz": "packed",
+    "assets/index-4f3a.js": SCRIPT,
+    "assets/index-4f3a.js.gz": SCRIPT,
     "favicon.svg": "<svg/>",
 }
 TEMPLATES: dict[str, Any] = {
@@ -70,9 +73,11 @@ class Who:
         try:
             connection.request(method, path, raw, sent)
             response = connection.getresponse()
-            return Answer(response.status, dict(response.headers.items()), response.read())
+            answer = Answer(response.status, dict(response.headers.items()), response.read())
         finally:
             connection.close()
+        described.check(method, path, answer.status, answer.headers, answer.body)
+        return answer
 
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answer:
         return self.ask("GET", path, None, headers)
@@ -88,6 +93,7 @@ class Site:
     server: Server
     loop: asyncio.AbstractEventLoop
     data_dir: Path
+    tokens: dict[str, str] = field(default_factory=dict)
 
     @property
     def port(self) -> int:
@@ -106,9 +112,11 @@ class Site:
         return Who(self.port, {"Cookie": answer.cookie, "X-CSRF-Token": answer.json["csrf_token"]})
 
     def token(self, name: str) -> Who:
-        made = self.login(name).post("/api/tokens", {"name": "test", "expires_in_days": 1})
-        assert made.status == 201, made.body
-        return Who(self.port, {"Authorization": f"Bearer {made.json['token']}"})
+        if name not in self.tokens:
+            made = self.login(name).post("/api/tokens", {"name": "test", "expires_in_days": 1})
+            assert made.status == 201, made.body
+            self.tokens[name] = made.json["token"]
+        return Who(self.port, {"Authorization": f"Bearer {self.tokens[name]}"})
 
     def do(self, work: Callable[[], T | Awaitable[T]]) -> T:
         """Run a function, or await what it returns, in the server's loop."""
@@ -121,12 +129,15 @@ class Site:
 
 
 @contextmanager
-def launched(root: Path, limits: Limits | None = None, balance: int = 1000, **changes: Any) -> Iterator[Site]:
-    """A server with the users of USERS, whose password is WORD and who have `balance` each."""
-    (root / "secret").write_text(WORD + "\n")
+def launched(
+    root: Path, limits: Limits | None = None, balance: int = 1000, word: str = WORD, **changes: Any
+) -> Iterator[Site]:
+    """A server with the users of USERS, whose password is `word` and who have `balance` each."""
+    (root / "secret").write_text(word + "\n")
     for name, text in BUNDLE.items():
         (root / "static" / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / "static" / name).write_text(text)
+        data = text.encode()
+        (root / "static" / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
     document = {
         "data_dir": "data",
         "listen": "127.0.0.1:0",
@@ -134,6 +145,7 @@ def launched(root: Path, limits: Limits | None = None, balance: int = 1000, **ch
         "static_dir": "static",
         "secrets_dir": ".",
         "templates": TEMPLATES,
+        "tunables": {"worker_start_stagger": 0},
         "users": [
             {"name": name, "role": role, "balance": balance, "password_file": "secret"} for name, role in USERS.items()
         ],
