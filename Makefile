@@ -94,9 +94,10 @@ test-unit: setup ## Unit tests
 	$(BIN)/pytest tests/unit
 
 .PHONY: test-browser
-test-browser: setup ## The report's page in Chromium; screenshots in tests/artifacts
+test-browser: setup ## The report's page and the launcher's in Chromium; screenshots in tests/artifacts
 	tests/browser/install-chromium
-	$(BIN)/pytest tests/browser
+	tests/launcher_browser/install-node
+	$(BIN)/pytest tests/browser tests/launcher_browser
 
 .PHONY: lint
 lint: setup ## ansible-lint (production), yamllint, ruff, mypy, changelog fragments

@@ -84,8 +84,12 @@ class Reader:
     def __init__(self, browser: Browser, url: str, size: tuple[int, int] = DESK, scheme: Scheme = "light") -> None:
         self.url = url
         self.noted: list[str] = []
-        viewport = {"width": size[0], "height": size[1]}
-        self.context = browser.new_context(viewport=viewport, color_scheme=scheme, base_url=url)  # type: ignore[arg-type]
+        self.context = browser.new_context(
+            viewport={"width": size[0], "height": size[1]},
+            color_scheme=scheme,
+            base_url=url,
+            reduced_motion="reduce",  # axe must not measure a colour that is on its way to another
+        )
         self.page: Page = self.context.new_page()
         self.page.on("console", lambda message: self._note(message.type, message.text))
         self.page.on("pageerror", lambda error: self.noted.append(f"error: {error}"))
@@ -124,7 +128,7 @@ def violations(page: Page) -> list[str]:
     """What axe finds serious or critical."""
     found = Axe().run(page).response["violations"]
     return [
-        f"{each['id']}: {each['help']} at {[node['target'] for node in each['nodes']]}"
+        f"{each['id']}: {[(node['target'], node['failureSummary']) for node in each['nodes']]}"
         for each in found
         if each["impact"] in ("serious", "critical")
     ]

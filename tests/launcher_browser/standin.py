@@ -137,6 +137,10 @@ class StandIn:
         self._banner = banner
         await self._sio.emit("banner", banner)
 
+    async def greet(self, version: str) -> None:
+        """As another version of the server does when a page comes back to it."""
+        await self._sio.emit("hello", {"version": version, "server_time": now(), "instance": "two"})
+
     async def add_log(self, title: str, log: bytes, total: int) -> str:
         """A run that has ended, with this log."""
         run = self._new_run(title, total, 4, {})

@@ -136,6 +136,16 @@ def test_banners_come_and_go_by_push(reader: Reader, served: Served, kind: str, 
     expect(page.locator(".banner")).to_have_count(0)
 
 
+def test_a_page_of_an_older_version_says_so(reader: Reader, served: Served) -> None:
+    page = reader.log_in()
+    page.get_by_role("link", name="Settings").click()
+    page.wait_for_timeout(500)
+    served.loop.run(served.server.greet("1.0.1"))
+    page.locator(".banner", has_text="was updated").get_by_role("button", name="Load the new page").click()
+    expect(page.get_by_role("heading", name="Settings")).to_be_visible()
+    expect(page.locator(".banner")).to_have_count(0)
+
+
 def test_a_dead_number_is_tried_again(reader: Reader, served: Served) -> None:
     filled(served)
     page = reader.log_in()

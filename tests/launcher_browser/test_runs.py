@@ -103,7 +103,7 @@ def test_what_is_wrong_is_said_at_its_field(reader: Reader, served: Served) -> N
     page.get_by_label("Lines").fill("10")
     served.server.refuse = refusal("parameters.pause", "must not be that long")
     page.get_by_role("button", name="Start the run").click()
-    expect(page.get_by_text("must not be that long")).to_be_visible()
+    expect(page.get_by_text("Must not be that long.")).to_be_visible()
     expect(page.get_by_label("Pause")).to_be_focused()
     reader.screenshot("field-error", full=True)
     assert violations(page) == []

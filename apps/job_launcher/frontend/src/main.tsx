@@ -5,6 +5,7 @@ import { QueryClient, QueryClientProvider } from "@tanstack/react-query";
 import { StrictMode } from "react";
 import { createRoot } from "react-dom/client";
 import { App } from "./App";
+import { Boundary } from "./components/Boundary";
 import { ApiError } from "./lib/api";
 import "./lib/theme";
 import "./styles/base.css";
@@ -27,6 +28,6 @@ const root = document.getElementById("root");
 if (root === null) throw new Error("the page lacks its root");
 createRoot(root).render(
   <StrictMode>
-    <QueryClientProvider client={client}><App /></QueryClientProvider>
+    <QueryClientProvider client={client}><Boundary><App /></Boundary></QueryClientProvider>
   </StrictMode>,
 );

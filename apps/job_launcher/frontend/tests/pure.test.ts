@@ -29,6 +29,22 @@ describe("formats", () => {
     expect([format.count(null), format.credits(null), format.withUnit(null, "s"), format.between(null, null, 5)]).toEqual(["–", "–", "–", null]);
   });
 
+  test.each([
+    ["running", { progress: { done: 1, of: 3 } }, 33],
+    ["succeeded", { progress: { done: 1, of: 3 } }, null],
+    ["running", { progress: { done: 5, of: 3 } }, null],
+    ["running", { progress: { done: 0, of: 0 } }, null],
+    ["running", { progress: "half" }, null],
+    ["running", { data: {} }, null],
+    ["running", null, null],
+  ])("a unit that is %s and reports %j", (status, report, expected) => {
+    expect(format.progressOf({ status, report } as Unit)).toBe(expected);
+  });
+
+  test("what a program says becomes a sentence", () => {
+    expect(["must be given", "Is wrong.", ""].map(format.sentence)).toEqual(["Must be given.", "Is wrong.", ""]);
+  });
+
   test("counts name only what there is", () => {
     const counts = { waiting: 2, running: 1, succeeded: 0, failed: 0, stopped: 0, retried: 3 };
     expect(format.countsText(counts)).toBe("1 running, 2 waiting, 3 retried");
@@ -61,16 +77,16 @@ describe("the form", () => {
   });
 
   test.each([
-    ["total", "0"], ["total", "1.5"], ["total", ""], ["total", "x"],
+    ["total", "0"], ["total", "101"], ["total", "1.5"], ["total", ""], ["total", "x"],
     ["parameters.seconds", "0.4"], ["parameters.seconds", "61"], ["parameters.seconds", "NaN"], ["parameters.seconds", ""],
     ["parameters.lines", "1.5"], ["parameters.word", "ABC"], ["parameters.word", "abcdef"], ["parameters.mode", "other"],
   ])("refuses %s = %j at its field alone", (field, value) => {
     const good = { ...freshForm(CONFIG, TEMPLATE), total: "8" };
     good.parameters = { ...good.parameters, lines: "7" };
-    expect([...check(good, TEMPLATE).keys()]).toEqual([]);
+    expect([...check(good, TEMPLATE, 100).keys()]).toEqual([]);
     const [, name] = field.split(".");
     const bad = name === undefined ? { ...good, total: value } : { ...good, parameters: { ...good.parameters, [name]: value } };
-    expect([...check(bad, TEMPLATE).keys()]).toEqual([field]);
+    expect([...check(bad, TEMPLATE, 100).keys()]).toEqual([field]);
   });
 
   test("is sent with the types that are declared", () => {

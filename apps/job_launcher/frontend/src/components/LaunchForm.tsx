@@ -7,7 +7,7 @@ import { api, ApiError, newIdempotencyKey } from "../lib/api";
 import { useSession } from "../lib/context";
 import { count, credits } from "../lib/format";
 import { announce } from "../lib/hooks";
-import { check, cost, type Errors, type Form, freshForm, lackText, LIMITS, request } from "../lib/launch";
+import { check, cost, type Errors, type Form, freshForm, lackText, LIMITS, mostUnits, request } from "../lib/launch";
 import { mergeRunList } from "../lib/merge";
 import { useBalance } from "../lib/queries";
 import type { Config, Run, Template } from "../lib/types";
@@ -59,6 +59,7 @@ export function LaunchForm({ templates }: { templates: [Template, ...Template[]]
   };
   const said = start.error instanceof ApiError ? start.error.fields() : NO_ERRORS;
   const errorOf = (field: string) => errors.get(field) ?? said.get(field);
+  const most = mostUnits(config);
   const price = cost(form, template, available);
   const lacks = price?.after !== null && price !== null && price.after < 0;
 
@@ -70,7 +71,7 @@ export function LaunchForm({ templates }: { templates: [Template, ...Template[]]
   const submit = (event: FormEvent) => {
     event.preventDefault();
     if (start.isPending || lacks) return;
-    const wrong = check(form, template);
+    const wrong = check(form, template, most);
     setErrors(wrong);
     if (wrong.size === 0) start.mutate({ form, template });
   };
@@ -102,7 +103,7 @@ export function LaunchForm({ templates }: { templates: [Template, ...Template[]]
             onChange={(value) => change({ parameters: { ...form.parameters, [name]: value } })}
           />
         ))}
-        <Field label="Units in all" error={errorOf("total")}>
+        <Field label="Units in all" error={errorOf("total")} help={most === null ? undefined : `Up to ${count(most)}.`}>
           {(attributes) => (
             <input {...attributes} type="text" inputMode="numeric" value={form.total} onChange={(event) => change({ total: event.target.value })} />
           )}

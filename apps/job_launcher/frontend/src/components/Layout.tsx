@@ -119,7 +119,8 @@ function Banners() {
   const connection = useConnection();
   const outdated = useSyncExternalStore(push.watch, push.outdated);
   const { data: status, error } = useStatus();
-  const banner = status?.banner ?? null;
+  const pushed = useSyncExternalStore(push.watch, push.banner);
+  const banner = (connection === "up" && pushed !== undefined ? pushed : status?.banner) ?? null;
   const seconds = milliseconds(config, "status_poll_interval", 3000) / 1000;
   return (
     <div className="banners" aria-live="polite">

@@ -3,7 +3,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 import { Link } from "react-router";
 import { useNow } from "../lib/hooks";
-import { between, bytes, count, countsText, duration } from "../lib/format";
+import { between, bytes, count, countsText, duration, sentence } from "../lib/format";
 import { useUnits } from "../lib/queries";
 import { isActive, type Run } from "../lib/types";
 import { Card, Failure, RunProgress, StatusBadge } from "./basics";
@@ -37,7 +37,7 @@ export function RunCard({ run }: { run: Run }) {
         <span>log {bytes(run.log_size)}</span>
       </p>
       <RunProgress run={run} />
-      {run.message !== null && run.message !== "" && <p className="note">{run.message}</p>}
+      {run.message !== null && run.message !== "" && <p className="note">{sentence(run.message)}</p>}
       {stop.error !== null && <Failure what="The run wasn't stopped." error={stop.error} retry={() => stop.mutate()} />}
       {units.error !== null && units.data === undefined
         ? <Failure what="The units can't be shown." error={units.error} retry={() => void units.refetch()} />

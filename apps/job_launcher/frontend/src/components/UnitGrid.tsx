@@ -2,7 +2,7 @@
 // GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 // SPDX-License-Identifier: GPL-3.0-or-later
 import { Link } from "react-router";
-import { count, UNIT_SIGNS } from "../lib/format";
+import { count, progressOf, UNIT_SIGNS } from "../lib/format";
 import type { Unit } from "../lib/types";
 
 interface UnitGridProps {
@@ -12,8 +12,10 @@ interface UnitGridProps {
 }
 
 function describe(unit: Unit): string {
+  const progress = progressOf(unit);
+  const done = progress === null ? "" : `, ${progress} % done`;
   const attempt = unit.attempt > 1 ? `, attempt ${unit.attempt}` : "";
-  return `Unit ${unit.number}: ${unit.status}${attempt}${unit.reason === null ? "" : `, ${unit.reason}`}`;
+  return `Unit ${unit.number}: ${unit.status}${done}${attempt}${unit.reason === null ? "" : `, ${unit.reason}`}`;
 }
 
 /** Each unit as a small box: colour, sign and text say its state; it leads to the unit's log. */
@@ -32,6 +34,7 @@ export function UnitGrid({ runId, units, total }: UnitGridProps) {
             >
               <span className="unit-sign" aria-hidden="true">{UNIT_SIGNS[unit.status]}</span>
               <span className="unit-number" aria-hidden="true">{unit.number}</span>
+              <UnitProgress progress={progressOf(unit)} />
             </Link>
           </li>
         ))}
@@ -39,4 +42,8 @@ export function UnitGrid({ runId, units, total }: UnitGridProps) {
       {hidden > 0 && units.length > 0 && <p className="help">and {count(hidden)} more</p>}
     </div>
   );
+}
+
+function UnitProgress({ progress }: { progress: number | null }) {
+  return progress !== null && <span className="unit-progress" aria-hidden="true">{progress} %</span>;
 }

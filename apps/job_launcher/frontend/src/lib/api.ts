@@ -2,6 +2,7 @@
 // GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 // SPDX-License-Identifier: GPL-3.0-or-later
 // Every request to the server: the session's token, problem documents as errors, one key per intent.
+import { sentence } from "./format";
 import type {
   Balance, Config, LeasedNumber, LedgerEntry, Me, Page, ParameterValue, Problem, Run, Status, Unit, User,
 } from "./types";
@@ -20,7 +21,7 @@ export class ApiError extends Error {
 
   /** Messages by field, as the problem document names the fields. */
   fields(): Map<string, string> {
-    return new Map((this.problem?.errors ?? []).map((each) => [each.field, each.message]));
+    return new Map((this.problem?.errors ?? []).map((each) => [each.field, sentence(each.message)]));
   }
 }
 

@@ -2,7 +2,7 @@
 // GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 // SPDX-License-Identifier: GPL-3.0-or-later
 // Figures and times as a reader takes them in. Null is "not yet" or "not measured" and is never shown as 0.
-import type { Counts, RunStatus, UnitStatus } from "./types";
+import type { Counts, RunStatus, Unit, UnitStatus } from "./types";
 
 export const NONE = "–";
 
@@ -90,4 +90,18 @@ export function withUnit(value: unknown, unit: string): string {
   if (value === null || value === undefined) return NONE;
   const text = typeof value === "number" && Number.isInteger(value) && Math.abs(value) >= 10000 ? WHOLE.format(value) : String(value);
   return unit === "" ? text : `${text} ${unit}`;
+}
+
+/** How far a running unit says it is, in whole percent; null where it says nothing. */
+export function progressOf(unit: Unit): number | null {
+  const progress = unit.status === "running" ? unit.report?.["progress"] : null;
+  if (typeof progress !== "object" || progress === null || !("done" in progress) || !("of" in progress)) return null;
+  const share = Number(progress.done) / Number(progress.of);
+  return share >= 0 && share <= 1 ? Math.floor(share * 100) : null;
+}
+
+/** What a program said, as a sentence. */
+export function sentence(text: string): string {
+  const first = text.charAt(0).toUpperCase() + text.slice(1);
+  return text === "" || /[.!?]$/.test(text) ? first : `${first}.`;
 }

@@ -45,11 +45,19 @@ export function wholeNumber(text: string): number | null {
   return /^\s*\d{1,9}\s*$/.test(text) ? Number(text) : null;
 }
 
+/** The most units of one run, if the server says. */
+export function mostUnits(config: Config): number | null {
+  const value = config.tunables["run_max_units"];
+  return typeof value === "number" ? value : null;
+}
+
 /** What is wrong, by the names the server uses for the fields. */
-export function check(form: Form, template: Template): Errors {
+export function check(form: Form, template: Template, most: number | null): Errors {
   const errors = new Map<string, string>();
   const total = wholeNumber(form.total);
-  if (total === null || total < 1) errors.set("total", "Enter a whole number, 1 or more.");
+  if (total === null || total < 1 || (most !== null && total > most)) {
+    errors.set("total", `Enter a whole number${most === null ? ", 1 or more" : ` from 1 to ${most}`}.`);
+  }
   for (const [name, parameter] of Object.entries(template.parameters)) {
     const wrong = checkParameter(parameter, form.parameters[name] ?? "");
     if (wrong !== null) errors.set(`parameters.${name}`, wrong);

@@ -2,10 +2,10 @@
 // GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 // SPDX-License-Identifier: GPL-3.0-or-later
 // The one socket: what is pushed goes into the query cache and to the logs that are open.
-import type { QueryClient } from "@tanstack/react-query";
+import type { QueryClient, QueryKey } from "@tanstack/react-query";
 import { io, type Socket } from "socket.io-client";
 import { mergeRun, mergeRunList, mergeUnit } from "./merge";
-import type { Balance, Banner, NumberCounts, Run, RunStatus, Status, Unit } from "./types";
+import { type Balance, type Banner, isActive, type NumberCounts, type Run, type RunStatus, type Status, type Unit } from "./types";
 
 export type Connection = "connecting" | "up" | "down";
 
@@ -24,7 +24,7 @@ interface Hello {
 }
 
 const RETRY = 3000; // after the server itself hung up, which socket.io doesn't mend by itself
-const GATHER = 1000; // at most one reload of the ledger or the numbers in this time, ms
+const GATHER = 1000; // at most one reload of a list in this time, ms
 
 export class Push {
   #connection: Connection = "connecting";
@@ -37,6 +37,7 @@ export class Push {
   #wasUp = false;
   #hello: Hello | null = null;
   #outdated = false;
+  #banner: Banner | null | undefined;
   #restarts = 0;
 
   constructor(client: QueryClient) {
@@ -63,6 +64,9 @@ export class Push {
 
   /** Whether the server has become another version than the one this page came from. */
   readonly outdated = (): boolean => this.#outdated;
+
+  /** What was pushed last; undefined before the first push. */
+  readonly banner = (): Banner | null | undefined => this.#banner;
 
   /** How often the server was started anew since the page came: after a kill the end of a log may be other than what was pushed. */
   readonly restarts = (): number => this.#restarts;
@@ -109,18 +113,19 @@ export class Push {
     socket.on("hello", (hello: Hello) => this.#greeted(hello));
     socket.on("run", (run: Run) => this.#run(run));
     socket.on("unit", (unit: Unit) => {
-      this.#client.setQueryData<Parameters<typeof mergeUnit>[0]>(["units", unit.run_id], (data) => mergeUnit(data, unit));
+      this.#put<Parameters<typeof mergeUnit>[0]>(["units", unit.run_id], (data) => mergeUnit(data, unit));
     });
     socket.on("balance", (balance: Balance) => {
-      this.#client.setQueryData(["balance"], balance);
-      this.#reload("ledger");
+      this.#put<Balance>(["balance"], () => balance);
+      this.#reload(["ledger"]);
     });
     socket.on("numbers", (numbers: NumberCounts) => {
-      this.#client.setQueryData<Status>(["status"], (status) => status && { ...status, numbers });
-      this.#reload("numbers");
+      this.#put<Status>(["status"], (status) => status && { ...status, numbers });
+      this.#reload(["numbers"]);
     });
     socket.on("banner", (banner: Banner | null) => {
-      this.#client.setQueryData<Status>(["status"], (status) => status && { ...status, banner });
+      this.#banner = banner;
+      this.#tell();
     });
     socket.on("log", (event: { run_id: string; offset: number; data: ArrayBuffer }) => {
       const bytes = new Uint8Array(event.data);
@@ -155,18 +160,27 @@ export class Push {
   }
 
   #run(run: Run): void {
-    this.#client.setQueryData<Run>(["run", run.id], (known) => mergeRun(known, run));
+    this.#put<Run>(["run", run.id], (known) => mergeRun(known, run));
     for (const [key] of this.#client.getQueriesData({ queryKey: ["runs"] })) {
       const filter = (key[1] ?? "") as RunStatus | "";
-      this.#client.setQueryData<Parameters<typeof mergeRunList>[0]>(key, (data) => mergeRunList(data, run, filter));
+      this.#put<Parameters<typeof mergeRunList>[0]>(key, (data) => mergeRunList(data, run, filter));
     }
+    // Units that never began end without a push of their own.
+    if (!isActive(run)) this.#reload(["units", run.id]);
     this.#announce(run);
   }
 
-  /** Read a list again that is on the screen, not more often than once in a while. */
-  #reload(key: string): void {
-    if (this.#timers.has(key)) return;
-    this.#setTimer(key, GATHER, () => void this.#client.invalidateQueries({ queryKey: [key] }));
+  /** Put what was pushed into the cache. An answer that is on its way may be older and would replace it: then ask again. */
+  #put<Data>(key: QueryKey, update: (known: Data | undefined) => Data | undefined): void {
+    this.#client.setQueryData<Data>(key, update);
+    if (this.#client.isFetching({ queryKey: key, exact: true }) > 0) this.#reload(key);
+  }
+
+  /** Read again what is on the screen, not more often than once in a while. */
+  #reload(key: QueryKey): void {
+    const name = JSON.stringify(key);
+    if (this.#timers.has(name)) return;
+    this.#setTimer(name, GATHER, () => void this.#client.invalidateQueries({ queryKey: key }));
   }
 
   #set(connection: Connection): void {

@@ -34,7 +34,7 @@ function RunChoice({ shown, runs }: { shown: string; runs: Run[] }) {
   const navigate = useNavigate();
   return (
     <label>
-      Run{" "}
+      Run
       <select value={shown} onChange={(event) => void navigate(`/logs/${event.target.value}`)}>
         {!runs.some((run) => run.id === shown) && <option value={shown}>{shown}</option>}
         {runs.map((run) => (

@@ -29,7 +29,7 @@ export function Numbers() {
         title="Numbers"
         aside={
           <label>
-            Status{" "}
+            Status
             <select value={status} onChange={(event) => setStatus(event.target.value as NumberStatus | "")}>
               <option value="">any</option>
               {STATUSES.map((each) => <option key={each} value={each}>{WORDS[each]}</option>)}

@@ -7,7 +7,7 @@ import { Card, Failure, Loading, More, PageHead, RunProgress, StatusBadge, Table
 import { LogView } from "../components/log/LogView";
 import { StopButton, useStopRun } from "../components/StopRun";
 import { UnitGrid } from "../components/UnitGrid";
-import { between, bytes, count, countsText, credits, duration, moment, NONE, UNIT_SIGNS } from "../lib/format";
+import { between, bytes, count, countsText, credits, duration, moment, NONE, sentence, UNIT_SIGNS } from "../lib/format";
 import { useNow, useTitle } from "../lib/hooks";
 import { useRun, useUnits } from "../lib/queries";
 import { isActive, type Run, type Unit } from "../lib/types";
@@ -39,7 +39,7 @@ function KnownRun({ run }: { run: Run }) {
       </PageHead>
       {stop.error !== null && <Failure what="The run wasn't stopped." error={stop.error} retry={() => stop.mutate()} />}
       <Card title="Where it stands" busy={stop.isPending ? "Stopping …" : null}>
-        {run.message !== null && run.message !== "" && <p className="note">{run.message}</p>}
+        {run.message !== null && run.message !== "" && <p className="note">{sentence(run.message)}</p>}
         <RunProgress run={run} />
         <dl className="facts">
           <Fact name="Units">{count(run.total)} in all: {countsText(run.counts)}</Fact>

@@ -24,7 +24,7 @@ export function Runs() {
         title="Runs"
         aside={
           <label>
-            Status{" "}
+            Status
             <select value={status} onChange={(event) => setSearch(event.target.value === "" ? {} : { status: event.target.value })}>
               <option value="">any</option>
               {STATUSES.map((each) => <option key={each} value={each}>{RUN_WORDS[each]}</option>)}

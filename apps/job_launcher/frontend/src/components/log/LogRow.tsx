@@ -19,7 +19,7 @@ interface LogRowProps {
 /** One row: its number and unit beside it, which a selection leaves out, and its text. */
 export const LogRow = memo(function LogRow(props: LogRowProps) {
   const { number, unit, attempt, text, continued, continues, needle, current, background } = props;
-  const who = unit === 0 ? "launcher" : attempt > 1 ? `${unit}.${attempt}` : String(unit);
+  const who = unit === 0 ? "run" : attempt > 1 ? `${unit}.${attempt}` : String(unit);
   return (
     <div className={`log-line${current ? " current" : ""}`}>
       <span className="log-gutter" aria-hidden="true" data-number={number + 1} data-unit={who} data-hue={unit % 6} />

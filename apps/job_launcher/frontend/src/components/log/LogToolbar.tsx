@@ -30,7 +30,7 @@ interface LogToolbarProps {
 export function LogToolbar(props: LogToolbarProps) {
   const { run, found, follow, paused, wrap } = props;
   return (
-    <div className="log-tools" role="toolbar" aria-label="Log">
+    <div className="log-tools" role="group" aria-label="How the log is shown">
       <UnitChoice run={run} unit={props.unit} onUnit={props.onUnit} />
       <form
         role="search"
@@ -88,13 +88,10 @@ function UnitChoice({ run, unit, onUnit }: { run: Run; unit: number | null; onUn
     );
   }
   return (
-    <label className="log-unit">
-      <span className="unseen">Unit</span>
-      <select value={unit ?? ""} onChange={(event) => choose(event.target.value)}>
-        <option value="">All units</option>
-        <option value="0">The launcher</option>
-        {Array.from({ length: run.total }, (_, at) => <option key={at} value={at + 1}>Unit {at + 1}</option>)}
-      </select>
-    </label>
+    <select aria-label="Unit" value={unit ?? ""} onChange={(event) => choose(event.target.value)}>
+      <option value="">All units</option>
+      <option value="0">The launcher</option>
+      {Array.from({ length: run.total }, (_, at) => <option key={at} value={at + 1}>Unit {at + 1}</option>)}
+    </select>
   );
 }
