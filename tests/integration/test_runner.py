@@ -240,7 +240,11 @@ def launcher_image(lab: Settings, swarm: Swarm, on_host: Callable[..., str]) -> 
 def test_the_launcher_is_deployed_and_says_where_it_is(awx: Awx, launcher_image: str, template: str) -> None:
     password = "correct horse battery"  # noqa: S105 # a test's own
     users = [{"name": "root", "role": "admin", "password": password}]
-    given = {"job_launcher_image": launcher_image, "job_launcher_users": users, "job_launcher_port": PORT}
+    given: dict[str, Any] = {
+        "job_launcher_image": launcher_image,
+        "job_launcher_users": users,
+        "job_launcher_port": PORT,
+    }
     first, second = (well(awx.job(template, streamed=streamed, **given)) for streamed in (True, False))
     assert (first.changed, second.changed) == ({"kvm4": 1}, {})
     found = {"service": "job-launcher", "node": "kvm4", "image": launcher_image, "url": f"http://kvm4:{PORT}"}
