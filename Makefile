@@ -44,6 +44,18 @@ demo: lab-up ## Two hosts, the seeds' estate, a look, site.yml over SSH, and a p
 	@echo; echo "The page: $(CURDIR)/reports/$${LAB_NAME:-demo}/report.html"
 	@echo "Files: reports/$${LAB_NAME:-demo}/   Log in: ssh -F .lab/$${LAB_NAME:-demo}/ssh_config kvm4.$${LAB_NAME:-demo}   Remove it all: make lab-down"
 
+.PHONY: launcher
+launcher: setup ## Run the job launcher alone on this machine until Ctrl-C; prints URL and first login (needs Node.js for the page)
+	@$(BIN)/python -m lab.launcher alone
+
+.PHONY: launcher-image
+launcher-image: ## Build the job launcher's image (LAUNCHER_TAG=job-launcher); needs docker and a registry with python and node
+	docker build --tag $${LAUNCHER_TAG:-job-launcher} apps/job_launcher
+
+.PHONY: lab-launcher
+lab-launcher: setup ## Build that image without such a registry and put it on the hosts of the lab
+	$(BIN)/python -m lab.launcher up
+
 .PHONY: lab-up
 lab-up: setup ## Bring the lab up (LAB_NAME=demo LAB_DEBIAN=trixie LAB_LOAD=0.01)
 	$(LAB) up
