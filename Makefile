@@ -65,7 +65,7 @@ lab-down: setup ## Remove the lab and nothing else
 	$(LAB) down
 
 .PHONY: test
-test: setup ## All tests: lint, unit, the page in Chromium, real cgroups, the lab, molecule (make test-unit: only what needs no lab)
+test: setup ## All tests: lint, unit, real cgroups, the pages in Chromium, the launcher, the lab, molecule (make test-unit: only what needs no lab)
 	tests/run
 
 .PHONY: test-movers
@@ -99,6 +99,10 @@ test-browser: setup ## The report's page and the launcher's in Chromium; screens
 	tests/launcher_browser/install-node
 	$(BIN)/pytest tests/browser tests/launcher_browser
 
+.PHONY: test-launcher
+test-launcher: setup ## The job launcher's server with real workers, kills and full disks; its long soak with LAUNCHER_TESTS=soak
+	$(BIN)/pytest $(LAUNCHER)/tests -m "$${LAUNCHER_TESTS:-not soak}"
+
 .PHONY: lint
 lint: setup ## ansible-lint (production), yamllint, ruff, mypy, changelog fragments
 	$(BIN)/ruff check .
@@ -120,4 +124,5 @@ ee: setup ## Build the execution environment for AWX and ansible-runner (EE_TAG=
 .PHONY: clean
 clean: setup ## Remove all labs, their images, .venv and every cache
 	$(LAB) clean
+	rm -rf $(LAUNCHER)/../frontend/node_modules $(LAUNCHER)/../frontend/dist
 	rm -rf $(VENV) .ansible .pytest_cache .mypy_cache .ruff_cache .hypothesis
