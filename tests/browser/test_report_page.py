@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -14,7 +13,7 @@ from typing import Literal
 import pytest
 from ansible_collections.evenkeel.swarm.plugins.module_utils import _report_page
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page
 
 from lab.settings import PROJECT
 from tests.reports import MARKUP, estate, estate_compared
@@ -25,16 +24,6 @@ DESK, PHONE = (1280, 900), (390, 844)
 SIZES = {"desk": DESK, "phone": PHONE}
 TABLES = ("services", "stopped", "nodes-compared", "services-compared")
 Scheme = Literal["light", "dark"]
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium")
-    assert chromium, "there is no chromium: run tests/browser/install-chromium"
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="session")
