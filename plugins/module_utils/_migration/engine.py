@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.evenkeel.swarm.plugins.module_utils._engine import EngineError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration import phase as phases
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.brought import BroughtHost
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.cluster import Cluster
@@ -465,13 +466,33 @@ class Engine:
         """Give the unit back at once; what fails here is left to the watcher, which stays armed."""
         said = error.details if isinstance(error, MoveError) else {}
         try:
-            self._give_back(move, movers)
+            self._give_back_soon(move, movers)
         except Exception as second:  # whatever it is, the first error is the one to report
             said["state"] = f"the unit is not given back yet ({second}); the watcher on the manager goes on trying"
         else:
             said["state"] = f"the unit was given back and runs on {move.source.name}; nothing was promoted"
             # A copy whose replica was let go for the switch has to follow again first.
             said["next"] = self._brings_nearer
+
+    def _give_back_soon(self, move: Move, movers: Mapping[str, Mover]) -> None:
+        """Give the unit back, again if need be: a Docker engine that was killed answers in seconds.
+
+        The watcher would come at the deadline only, and until then the unit is off.
+        """
+        patient_until = time.monotonic() + _ANSWERING_AGAIN
+        warned = len(self.warnings)
+        while True:
+            # What the last try could not undo is tried again.
+            del self.warnings[warned:]
+            try:
+                self._give_back(move, movers)
+            except (MoveError, EngineError) as error:
+                for_good = isinstance(error, MoveError) and error.code == "promotion_intended"
+                if for_good or time.monotonic() > patient_until:
+                    raise
+            else:
+                return
+            time.sleep(1)
 
     def _give_back(self, move: Move, movers: Mapping[str, Mover]) -> None:
         """Bring the unit back to life on its source, from wherever the switch was."""
@@ -597,6 +618,8 @@ class Engine:
 
 #: Seconds that a copy gets to come near: one that has just begun to follow is ready a moment later.
 _CATCHING_UP = 15.0
+#: Seconds that an engine or a link which has just failed gets to be there again.
+_ANSWERING_AGAIN = 30.0
 #: Seconds until the watcher goes on with a giving back that was interrupted.
 _SECOND_TRY = 60.0
 _COPYING = (phases.PREPARED, phases.COPIED, phases.SWITCHED)
