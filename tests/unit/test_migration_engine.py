@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 from ansible_collections.evenkeel.swarm.plugins.module_utils._engine import EngineError
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration import engine as migration_engine
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.cluster import Cluster
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.engine import Engine, Setting, _flat
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
@@ -136,6 +137,7 @@ def test_given_back_the_copy_has_to_follow_again_first(
     verb: str, nearer: str, switch: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     switch.verb = verb
+    monkeypatch.setattr(migration_engine, "_CATCHING_UP", 0.0)
     monkeypatch.setattr(switch, "_give_back", lambda _move, _movers: None)
     error = MoveError("failed", "no")
     switch._after_failure(error, *moved(switch, []))
