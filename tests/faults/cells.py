@@ -44,6 +44,7 @@ FAULTS = (
     FaultKind("kill-engine-before-each", at="verb"),
     FaultKind("kill-engine-during-each", at="verb"),
     FaultKind("kill-engine-after-each", at="verb", event="did"),
+    FaultKind("redeploy-each", at="verb"),
     FaultKind("kill-controller"),
     FaultKind("kill-dockerd-kvm4", durable=True),
     FaultKind("kill-dockerd-kvm2", durable=True),
