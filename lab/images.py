@@ -19,6 +19,8 @@ WORKLOAD_DEBIAN = "trixie"
 WORKLOADS = ("app", "postgres", "redis")
 #: What the units that move run (units.py).
 UNIT_WORKLOADS = ("unit-postgres", "unit-redis", "unit-app")
+#: Its Redis is 6.0: an append-only file is one file, and writes can't be paused alone, nor the pause be lifted.
+OLD_REDIS_DEBIAN = "bullseye"
 #: A package manager that can't resolve names may eat memory without end (seen: 24 GB); a bound makes that an error.
 BUILD_MEMORY = "2g"
 
@@ -92,6 +94,12 @@ def unit_workloads(engine: Engine) -> dict[str, str]:
     """Return the images of the units that move, by name."""
     folder = IMAGES / "unit"
     return {name: _build(engine, name, folder, WORKLOAD_DEBIAN, target=name) for name in UNIT_WORKLOADS}
+
+
+def old_redis(engine: Engine) -> dict[str, str]:
+    """Return the image of a Redis before 6.2, by name."""
+    built = _build(engine, "old-redis", IMAGES / "unit", OLD_REDIS_DEBIAN, target="unit-redis")
+    return {"old-redis": built}
 
 
 def remove(engine: Engine) -> None:

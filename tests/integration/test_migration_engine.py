@@ -58,8 +58,8 @@ class Unit:
         unit: dict[str, Any] = result["units"][self.name]
         return unit
 
-    def kill(self, verb: str, step: str, **options: Any) -> None:
-        """Run a verb and kill -9 its process as soon as a step of it has begun."""
+    def kill(self, verb: str, step: str, *, undo: bool = False, **options: Any) -> None:
+        """Run a verb and kill -9 its process as soon as a step of it, or the undoing of one, has begun."""
         events = f"/run/evenkeel-{uuid.uuid4().hex}"
         arguments = {"units": self.units, "unit": self.name, "verb": verb, "progress_file": events, **options}
         argv = self.ansible.module_argv("kvm4", "migration", arguments)
@@ -67,7 +67,8 @@ class Unit:
         with subprocess.Popen(
             argv, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         ) as process:
-            pattern = f'"step_started", "step": "{verb}.*{step}"'
+            begins = f'"undo_started", "step": ".*{step}' if undo else f'"step_started", "step": "{verb}.*{step}'
+            pattern = f'{begins}"'
             wait = f"for _ in $(seq 1500); do grep -qs {shlex.quote(pattern)} {events} && break; sleep 0.02; done"
             wait += f"; grep -q {shlex.quote(pattern)} {events}"
             pid = f"$(sed -n 's/.*\"pid\": \\([0-9]*\\).*/\\1/p' {events})"
@@ -238,6 +239,38 @@ def test_a_killed_switch_is_taken_back_by_cancel(copied: Unit, step: str) -> Non
     assert copied.act("status")["phase"] == "cancelled"
     assert copied.watcher() == ""
     assert copied.data("kvm2") == "neither"
+
+
+@pytest.mark.parametrize("way_on", ["cancel", "prepare"])
+def test_a_cancel_that_was_killed_half_way_says_so_and_is_ended(copied: Unit, way_on: str) -> None:
+    copied.kill("cancel", "mark-.*", undo=True)
+    assert copied.data("kvm2") == "neither"
+    status = copied.act("status")
+    assert (status["phase"], status["next"]) == ("cancelling", "cancel")
+    assert "a cancel was begun" in copied.run("switch")["msg"]
+    if way_on == "cancel":
+        assert copied.act("cancel")["phase"] == "cancelled"
+        assert copied.act("cancel")["changed"] is False
+        copied.lives("kvm4")
+        return
+    assert copied.act("prepare")["next"] == "precopy"
+    copied.act("precopy")
+    copied.act("switch")
+    copied.lives("kvm2")
+
+
+def test_a_second_cancel_of_a_reverse_that_was_taken_back_does_nothing(copied: Unit) -> None:
+    copied.act("switch")
+    copied.kill("reverse", "withdraw")
+    assert copied.act("cancel")["phase"] == "switched"
+    copied.lives("kvm2")
+    again = copied.act("cancel")
+    assert (again["changed"], again["phase"]) == (False, "switched")
+    assert "taken back already" in again["warnings"][0]
+    # The watcher has gone, and the way back is open still.
+    copied.act("switch")
+    copied.act("reverse")
+    copied.lives("kvm4")
 
 
 def test_at_the_deadline_the_watcher_gives_the_unit_back(copied: Unit) -> None:

@@ -225,7 +225,7 @@ def test_what_is_not_this_moves_is_refused(media: Callable[..., dict[str, Any]],
     assert on_host("kvm2", f"ls {PARKED.format(volume)}").strip() == "precious"
 
 
-def test_a_volume_that_somebody_uses_is_not_parked(
+def test_a_volume_that_somebody_else_uses_is_not_switched(
     media: Callable[..., dict[str, Any]], bench: Bench, on_host: OnHost
 ) -> None:
     job = media()
@@ -233,7 +233,7 @@ def test_a_volume_that_somebody_uses_is_not_parked(
     bench.done(job, "prepare", "precopy")
     on_host("kvm4", f"docker run -d --name {job['unit']}-guest -v {LIVE.format(volume)}:/m {image} sleep infinity")
     try:
-        refused = bench.run(job, "stop", "stopped")
+        refused = bench.run(job, "park", "stop", "stopped")
     finally:
         on_host("kvm4", f"docker rm -f {job['unit']}-guest")
     assert refused.failed is not None

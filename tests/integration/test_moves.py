@@ -249,6 +249,8 @@ def test_full_verification_and_what_others_see(lab: Settings, tmp_path: Path) ->
         outcomes = rig.succeed("switch", "-e", "migration_verify=full").unit("saleor")["outcomes"]
         assert [each for each in outcomes if "pg_amcheck" in each["title"] and each["outcome"] != "failed"]
         assert rig.wrong_end("kvm2") == []
+        again = rig.succeed("verify", "-e", "migration_verify=full").unit("saleor")["outcomes"]
+        assert [each for each in again if "pg_amcheck" in each["title"] and each["outcome"] == "done"]
         after = everything(rig, "kvm2")
         assert sorted(set(before) ^ set(after)) == []
         assert len(before) == len(after)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.journal import Journal
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers import redis_state
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Options
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.redis_companion import sync_progress
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.redis_pause import Pause
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.redis_servers import Servers
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import redis_server
 
 VOLUMES = {"data": "/data"}
@@ -53,6 +59,8 @@ def codes(found: dict[str, Any], limit: int | None = None) -> dict[str, bool]:
         (explored(config={"save": "", "appendonly": "yes"}), None, {}),
         (explored(info={"role": "slave"}), None, {"not_primary": True}),
         (explored(info={"redis_mode": "cluster"}), None, {"not_standalone": True}),
+        (explored(info={"redis_version": "6.0.16"}), None, {"whole_pause": False}),
+        (explored(info={"redis_version": "6.2.0"}), None, {}),
         (explored(info={"connected_slaves": "2"}), None, {"other_replicas": False}),
         (explored(config={"dir": "/"}), None, {"data_outside_volume": True}),
         (explored(config={"dir": "/database"}), None, {"data_outside_volume": True}),
@@ -202,3 +210,22 @@ def syncing(total: str) -> dict[str, str]:
 def test_progress_of_a_sync(info: dict[str, str], told: tuple[Any, ...]) -> None:
     numbers = sync_progress(info, 10)
     assert (numbers.get("bytes"), numbers.get("total"), numbers.get("eta")) == told
+
+
+@pytest.mark.parametrize(
+    ("container", "at", "holds"), [("c1", 110.0, True), ("c2", 110.0, False), ("c1", 170.0, False)]
+)
+def test_an_old_server_that_is_paused_is_asked_nothing(container: str, at: float, holds: bool, tmp_path: Path) -> None:
+    """It would not answer, and a question that hangs would end the switch."""
+    journal = Journal("shop", "switch", tmp_path)
+    token = {"container": "c1", "until": 280.0, "boot": "b", "replid": "r", "saved": True}
+    journal.write("redis_token", part="redis", source="kvm4", **token)
+    host = SimpleNamespace(call=lambda _module, _function: {"at": at, "boot": "b"})
+    place = SimpleNamespace(name="kvm4", host=host)
+    move = SimpleNamespace(source=place, target=place, journal=journal, options=Options(deadline=120))
+    part = SimpleNamespace(key="redis", service="cache")
+    servers = SimpleNamespace(move=move, part=part, running=lambda _place: container)
+    pause = Pause(cast(Servers, servers))
+    assert pause.holds() is holds
+    pause.lift()
+    assert not pause.holds()

@@ -539,7 +539,7 @@ class Engine:
         steps += [step for mover in turned.values() for step in _flat(mover.follow())]
         self.walk.back(steps)
         self.walk.forward(self.tools.lease.unpin(move, [*self._services(apps=True), *self._services(apps=False)]))
-        self.journal.write(phases.ENDED, how=phases.CANCEL)
+        self._end(phases.CANCEL)
 
     def _cancel_switch(self, phase: Phase) -> None:
         if self.check:
@@ -570,7 +570,16 @@ class Engine:
         self.walk.forward([_lanes(mover.backup() for mover in here.values())])
         self.walk.forward(finish)
         self.walk.forward(self.tools.lease.release(move, [*self._services(apps=False), *self._services(apps=True)]))
-        self.journal.write(phases.ENDED, how=phases.COMPLETE)
+        self._end(phases.COMPLETE)
+
+    def _end(self, how: str) -> None:
+        """Close the journal; before it, as no later run would, take away what else lies beside it."""
+        if self.check:
+            return
+        for file in self.journal.path.parent.iterdir():
+            if file != self.journal.path:
+                file.unlink(missing_ok=True)
+        self.journal.write(phases.ENDED, how=how)
 
     def _refuse_to_complete(self, phase: Phase, finish: Sequence[Stage]) -> None:
         removes = "; ".join(step.title for step in _flat(finish)) or "nothing but the move's own marks"

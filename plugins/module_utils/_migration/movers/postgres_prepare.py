@@ -114,6 +114,10 @@ class Preparation:
             )
 
         def remove() -> None:
+            source = context.move.source
+            if context.paths(source)["state"] == copies.LIVE:
+                # It may have been there and back: what lay around the parked copy is left.
+                source.host.call(pg_data, "discard", base=context.path(source, copies.PARKED))
             # Live it was not parked yet when a kill came; with files in it somebody has begun to use it.
             live = context.paths(target)["state"] == copies.LIVE and not context.look(target, copies.LIVE)["empty"]
             if live or not context.is_ours(context.look(target, copies.PARKED)["marker"]):

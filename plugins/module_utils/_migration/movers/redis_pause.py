@@ -52,11 +52,20 @@ class Pause:
             return True
         if token is None or running != token["container"]:
             return False
-        answer = self.servers.ask(self.source, running, [["INFO", "replication"]])
-        now, info = answer["after"], redis_server.parse_info(str(answer["replies"][0]))
+        now, replid = self._now_and_history(running, token)
         fresh = now["boot"] == token["boot"] and now["at"] < token["until"] - self.deadline
         lifted = self.journal.last("redis_lifted", part=self.servers.part.key, until=token["until"]) is not None
-        return fresh and not lifted and info.get("master_replid") == token["replid"]
+        return fresh and not lifted and replid == token["replid"]
+
+    def _now_and_history(self, container: str, token: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
+        """Return the source's clock and the id of its server's history, as far as it can be asked for.
+
+        An old server, once paused, answers nobody: what is known is that it is the container of then.
+        """
+        if token["saved"]:
+            return self.source.host.call(redis_server, "clock"), token["replid"]
+        answer = self.servers.ask(self.source, container, [["INFO", "replication"]])
+        return answer["after"], redis_server.parse_info(str(answer["replies"][0])).get("master_replid")
 
     def begin(self, _tell: Tell) -> None:
         """Pause writes, and write down the position in the same breath."""
@@ -95,12 +104,14 @@ class Pause:
         )
 
     def lift(self) -> None:
-        """Let writes through again, where that can be done."""
+        """Let writes through again, where that can be done: with an old server a pause ends by itself, or with it."""
         running, token = self.servers.running(self.source), self.token()
         if running is None:
             return
         if token is not None:
             self.journal.write("redis_lifted", part=self.servers.part.key, until=token["until"])
+            if token["saved"]:
+                return
         if redis_state.version(self.servers.explore(self.source, running)["info"]) >= redis_state.PAUSE_WRITES:
             self.servers.ask(self.source, running, [["CLIENT", "UNPAUSE"]])
 
@@ -192,9 +203,10 @@ class Pause:
         """
         token = self.held_token()
         until = int(token["wall"] + token["until"] - token["paused"] - MARGIN / 2)
+        # With the shell ends `docker events`, which would go on until its time is up.
         script = (
             'docker events --filter "container=$1" --filter event=kill --until "$2" --format x'
-            ' | { read -r _ && docker kill --signal KILL "$1"; }'
+            ' | { read -r _ && docker kill --signal KILL "$1"; kill $$; }'
         )
         unit, shell = f"--unit={self._end_unit(token)}", ["/bin/sh", "-c", script, "sh", token["container"], str(until)]
         self.source.host.run(["systemd-run", "--quiet", "--collect", unit, *shell])

@@ -173,6 +173,7 @@ def traps(
         return [Trap("config_refused", text, "let the default user run CONFIG for the time of the move", refuses=True)]
     return [
         *_of_kind(explored),
+        *_of_pause(explored["info"]),
         *_of_place(explored, volumes),
         *_of_persistence(explored),
         *_of_memory(explored, limit),
@@ -199,6 +200,14 @@ def _of_kind(explored: Mapping[str, Any]) -> list[Trap]:
         text = f"modules are loaded, and the server does not say from where: {', '.join(map(str, unknown))}"
         found.append(Trap("modules", text, "the companion could not read their data", refuses=True))
     return found
+
+
+def _of_pause(info: Mapping[str, str]) -> list[Trap]:
+    if version(info) >= PAUSE_WRITES:
+        return []
+    text = f"Redis {info['redis_version']} can only be paused whole, reads as well, and the pause can't be lifted"
+    remedy = "given back before its stop, it answers again when the pause ends, a minute after the deadline"
+    return [Trap("whole_pause", text, remedy)]
 
 
 def _of_place(explored: Mapping[str, Any], volumes: Mapping[str, str]) -> list[Trap]:
