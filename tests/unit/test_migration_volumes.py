@@ -135,3 +135,20 @@ def test_a_place_that_was_half_made_when_the_kill_came_is_taken_back(kind: str, 
     assert undo is not None
     undo()
     assert host.left() == []
+
+
+@pytest.mark.parametrize("kind", ["postgres", "redis"])
+@pytest.mark.parametrize("calls", range(8))
+def test_taking_a_place_back_goes_on_after_a_kill(kind: str, calls: int, tmp_path: Path) -> None:
+    host, journal = Target(tmp_path / "docker"), Journal("shop", "prepare", tmp_path / "state")
+    host.root.mkdir()
+    step = making(kind, host, journal)
+    step.do(lambda **_numbers: None)
+    assert step.probe()
+    assert step.undo is not None
+    host.kill = calls
+    with contextlib.suppress(Killed):
+        step.undo()
+    host.kill = None
+    step.undo()
+    assert host.left() == []
