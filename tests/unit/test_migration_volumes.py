@@ -17,6 +17,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.b
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_context import Context
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_prepare import Preparation
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.volumes import Volume, remove_volume
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import copies
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Step
 
 
@@ -131,6 +132,8 @@ def test_a_place_that_was_half_made_when_the_kill_came_is_taken_back(kind: str, 
     with contextlib.suppress(Killed):
         step.do(lambda **_numbers: None)
     host.kill = None
+    # A second live one would be a contradiction, and no verb would lead on.
+    assert copies.states(str(host.root), ["data"])["data"] in (copies.EMPTY, copies.NEITHER, copies.PARKED)
     undo = making(kind, host, journal).undo
     assert undo is not None
     undo()

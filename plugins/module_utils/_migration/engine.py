@@ -304,10 +304,18 @@ class Engine:
             for stage in self._from_the_intent(move, movers):
                 self.walk.forward([stage])
             self.journal.write(phases.SWITCHED, source=move.source.name, target=move.target.name)
+            self._followed(movers)
         else:
-            # A redeploy since then took the pin away, and where Swarm wants them now their data are parked.
-            for stage in self._started(move, movers):
-                self.walk.forward([stage])
+            self._stand(move, movers)
+
+    def _stand(self, move: Move, movers: Mapping[str, Mover]) -> None:
+        """Have a unit that was switched run where it is, and the old copy follow."""
+        # A redeploy since then took the pin away, and where Swarm wants them now their data are parked.
+        for stage in self._started(move, movers):
+            self.walk.forward([stage])
+        self._followed(movers)
+
+    def _followed(self, movers: Mapping[str, Mover]) -> None:
         self.walk.forward([_lanes(mover.follow() for mover in movers.values())])
 
     def _end_giving_back(self, phase: Phase, move: Move, movers: Mapping[str, Mover]) -> Phase:
@@ -325,6 +333,10 @@ class Engine:
         if phase.name != phases.SWITCHING:
             # Under way the pins stand, and the lease must not be given to the source again.
             self.walk.forward(self._pins(move))
+            if self.verb == phases.REVERSE:
+                # The switch may have been broken off in its last steps, or a switch back given back.
+                forward = self._forward()
+                self._stand(forward, self._movers(forward))
             self._refuse_unready(movers)
         try:
             self.walk.forward([self._fence(move, movers)])
@@ -531,6 +543,9 @@ class Engine:
         if not self._anything_to_cancel():
             return
         self._reach_all()
+        if not self.check:
+            # Of a switch that was killed while it armed it: at the deadline it would tie the services again.
+            self.watcher.disarm()
         move = self._forward()
         movers = self._movers(move)
         turned = self._movers(self._move(self.unit.target, self.unit.home)) if phase.since else {}
