@@ -51,7 +51,8 @@ class Killed(BaseException):
 class World:
     """Two hosts with a database on a volume. Clients write at every moment that it runs; each write is acknowledged.
 
-    `left`: touches until the fault, None for none. `failing`: how many touches fail then; 0: the engine is killed.
+    `left`: touches until the fault, None for none. `failing`: how many touches fail then; 0: the engine is killed, and
+    below 0 somebody redeploys.
     """
 
     def __init__(self, state: Path) -> None:
@@ -88,6 +89,10 @@ class World:
                 self._break()
 
     def _break(self) -> None:
+        if self.failing < 0:
+            self.left = None
+            self.redeploy()
+            return
         if not self.failing:
             self.dead = True
             raise Killed
@@ -95,6 +100,11 @@ class World:
         if not self.failing:
             self.left = None
         raise MoveError("host_unreachable", "no answer")
+
+    def redeploy(self) -> None:
+        """Replace the services' whole specs, as Dokploy does: no lease, to run on the manager, where home is."""
+        self.pinned = False
+        self.runs.update(db={HOME} if self.at[HOME] == "live" else set(), api={HOME})
 
     def do(self, change: Callable[[], object]) -> None:
         """Change the world: what breaks does so before or after it."""
@@ -467,8 +477,8 @@ def whole(world: World, place: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("failing", "late"),
-    [(0, False), (0, True), (1, False), (40, False), (40, True)],
-    ids=["kill", "kill, then the deadline", "fails", "fails on", "fails on, then the deadline"],
+    [(0, False), (0, True), (1, False), (40, False), (40, True), (-1, False)],
+    ids=["kill", "kill, then the deadline", "fails", "fails on", "fails on, then the deadline", "redeploy"],
 )
 @pytest.mark.parametrize("then", ["resume", "reverse", "cancel"])
 @pytest.mark.parametrize("verb", list(BEFORE))
