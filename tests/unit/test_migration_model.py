@@ -233,7 +233,8 @@ class Database(Model):
         def begin() -> None:
             if world.runs["db"] != {other} or world.at[node] != "parked":
                 raise MoveError("not_running", f"{world.runs} {world.at}")
-            world.do(lambda: (world.follows.add(node), world.holds.update({node: world.holds[other]})))
+            world.do(lambda: world.holds.update({node: world.holds[other]}))
+            world.do(lambda: world.follows.add(node))
 
         end = lambda: world.do(lambda: world.follows.discard(node))  # noqa: E731
         return self.step("follow", lambda: node in world.follows, begin, end)
@@ -243,7 +244,7 @@ class Database(Model):
         return Readiness(self.target in self.world.follows, "follows or not")
 
     def settle(self) -> Sequence[Step]:
-        return [self.step("settle", lambda: False or self._settled(), self._settle)]
+        return [self.step("settle", self._settled, self._settle)]
 
     def _settle(self) -> None:
         self.move.journal.write("settled", source=self.source)
@@ -370,8 +371,8 @@ class ModelHost(Host):
     def __init__(self, world: World, name: str) -> None:
         self.world, self.name = world, name
 
-    def call(self, _module: Any, function: str, *, timeout: float = 60, **_arguments: Any) -> Any:
-        del timeout
+    def call(self, module: Any, function: str, *, timeout: float = 60, **arguments: Any) -> Any:
+        del module, timeout, arguments
         assert function == "states"
         self.world.touch()
         return {"data": self.world.at[self.name]}
