@@ -1,7 +1,7 @@
 # Copyright: Even Keel contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A model of two hosts, on which the engine moves a unit: what the tests break at every touch (test_migration_model.py).
+"""A model of two hosts on which the engine moves a unit: test_migration_model.py breaks it at every touch.
 
 The services' own workings are the model's; the order of things is the engine's.
 """
