@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from aiohttp import web
@@ -16,6 +16,7 @@ from aiohttp import web
 from job_launcher import __version__
 from job_launcher.config import Config
 from job_launcher.engine import Engine, EngineConfig
+from job_launcher.execution.executor import Executor
 from job_launcher.first_users import make_configured, make_demo_admin
 from job_launcher.lean import give_memory_back
 from job_launcher.refused import Refused
@@ -32,7 +33,7 @@ CLOSE_SECONDS = 3.0  # for requests that are under way when the sockets close
 async def running(config: Config, *, demo: bool = False, limits: Limits | None = None) -> AsyncIterator[Server]:
     """A server that takes requests until the block ends. Raises Refused if the data directory or
     the port is in use."""
-    engine = Engine(EngineConfig(config.data_dir, config.templates, config.tunables))
+    engine = Engine(EngineConfig(config.data_dir, config.templates, config.tunables, executors=_executors(config)))
     accounts = Accounts(config.data_dir)
     await engine.start()
     try:
@@ -56,6 +57,15 @@ async def running(config: Config, *, demo: bool = False, limits: Limits | None =
     finally:
         await engine.stop()
         await accounts.close()
+
+
+def _executors(config: Config) -> Mapping[str, Callable[[], Executor]]:
+    """The executors besides `local` that the templates use; an HTTP client costs memory."""
+    if not any(template.executor == "swarm" for template in config.templates.values()):
+        return {}
+    from job_launcher.execution.swarm import SwarmExecutor  # noqa: PLC0415
+
+    return {"swarm": lambda: SwarmExecutor(config.engine_socket)}
 
 
 async def serve(config: Config, *, demo: bool = False) -> None:
