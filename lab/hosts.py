@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -100,9 +101,9 @@ def ssh(settings: Settings, host: str, command: str, timeout: float = 60, stdin:
 
 
 @contextmanager
-def tunnel(settings: Settings, host: str, socket: Path) -> Iterator[None]:
+def tunnel(settings: Settings, host: str, address: Path) -> Iterator[None]:
     """Forward a local Unix socket to the host's engine over SSH while the block runs."""
-    forward = f"{socket}:/var/run/docker.sock"
+    forward = f"{address}:/var/run/docker.sock"
     client = subprocess.Popen(
         [
             "ssh",
@@ -119,7 +120,7 @@ def tunnel(settings: Settings, host: str, socket: Path) -> Iterator[None]:
     )
     try:
         deadline = time.monotonic() + TUNNEL_SECONDS
-        while not socket.exists():
+        while not _answers(address):
             if client.poll() is not None or time.monotonic() > deadline:
                 raise LabError(f"no SSH tunnel to {host}: is the lab {settings.name!r} up?")
             time.sleep(0.02)
@@ -127,6 +128,16 @@ def tunnel(settings: Settings, host: str, socket: Path) -> Iterator[None]:
     finally:
         client.terminate()
         client.wait()
+
+
+def _answers(address: Path) -> bool:
+    """Whether somebody listens there: a busy machine has the file before anybody does."""
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect(str(address))
+        except OSError:
+            return False
+    return True
 
 
 def ssh_key(path: Path, comment: str) -> str:

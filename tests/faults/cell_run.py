@@ -129,8 +129,9 @@ def _broken(rig: Rig, cell: Cell, notes: dict[str, Any]) -> bool:
     if cell.fault.name == "two-operators":
         return _two_operators(rig, cell.verb)
     if cell.fault.name.endswith("-each"):
-        notes["killed_at"] = _killed_at_each(rig, cell)
-        return len(notes["killed_at"]) > 1
+        at_each = _redeployed_at_each if cell.fault.name == "redeploy-each" else _killed_at_each
+        notes["broken_at"] = at_each(rig, cell)
+        return len(notes["broken_at"]) > 1
     if cell.step == WHOLE:
         with _WHOLE[cell.fault.name](rig):
             rig.run(cell.verb, whole=_needs_role(cell.verb))
@@ -173,6 +174,19 @@ def _killed_at_each(rig: Rig, cell: Cell) -> list[str]:
         if play.status == 0:
             return killed
     raise LabError(f"verb={cell.verb} is not through after kills at {len(killed)} steps")
+
+
+def _redeployed_at_each(rig: Rig, cell: Cell) -> list[str]:
+    """Run a verb once, with a redeploy at every step that it comes to; returns these steps in order."""
+    steps: list[str] = []
+
+    def redeploy(entry: Mapping[str, Any]) -> None:
+        steps.append(str(entry["step"]))
+        units.deploy(rig.settings, rig.deployed)
+
+    with tools.AtStep(rig.settings, rig.unit, "*", cell.fault.event, act="hold", every=True, callback=redeploy):
+        rig.run(cell.verb, whole=_needs_role(cell.verb))
+    return steps
 
 
 #: No verb has so many.

@@ -25,7 +25,7 @@ class FaultKind:
     """A kind of fault. `at`: at each step, or over each verb as a whole. `verbs`, `steps` (a glob): only there.
 
     `event`: which entry of the journal it waits for. `part`: how much of the step's usual time it then lets pass.
-    `durable`: it kills databases themselves, so Redis needs a log of its own.
+    `durable`: it kills databases themselves, or restarts them, so Redis needs a log of its own.
     """
 
     name: str
@@ -44,6 +44,7 @@ FAULTS = (
     FaultKind("kill-engine-before-each", at="verb"),
     FaultKind("kill-engine-during-each", at="verb"),
     FaultKind("kill-engine-after-each", at="verb", event="did"),
+    FaultKind("redeploy-each", at="verb", durable=True),
     FaultKind("kill-controller"),
     FaultKind("kill-dockerd-kvm4", durable=True),
     FaultKind("kill-dockerd-kvm2", durable=True),
@@ -52,7 +53,7 @@ FAULTS = (
     FaultKind("link-cut"),
     FaultKind("link-cut-in"),
     FaultKind("link-cut-out"),
-    FaultKind("redeploy"),
+    FaultKind("redeploy", durable=True),
     FaultKind("disk-full", verbs=("prepare", "precopy")),
     FaultKind("disk-full-promoted", verbs=("switch",), steps="*promot*"),
     FaultKind("link-lossy", at="verb"),

@@ -1,9 +1,9 @@
 """Runs on the manager: looks at a unit's journal and acts on the engine when an event of a step is written.
 
-Argument: JSON {"unit", "step", "event", "act", "delay", "but", "state"}. Only entries written from now on count, and
-only the first that agrees; a step may be a glob, and is none of `but`. `act`: `kill` (-9), `hold` (stop until a line
-comes on the standard input) or `none`. Says `looking`, then `killed <pid>` or `held <pid>`, then `seen <entry>`. Ends
-with its standard input.
+Argument: JSON {"unit", "step", "event", "act", "delay", "but", "every", "state"}. Only entries written from now on
+count, and only the first that agrees, or with `every` each when its turn comes; a step may be a glob, and is none of
+`but`. `act`: `kill` (-9), `hold` (stop until a byte comes on the standard input) or `none`. Says `looking`, then
+`killed <pid>` or `held <pid>`, then `seen <entry>`. Ends with its standard input.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main() -> None:
             whole = text[: text.rfind("\n") + 1]
             read += len(whole.encode())
             for line in whole.splitlines():
-                if act(given, line):
+                if act(given, line) and not given["every"]:
                     return
         if select.select([sys.stdin], [], [], EVERY)[0] and not os.read(0, 1):
             return

@@ -162,8 +162,8 @@ class AtStep:
 
     `event` is an outcome (`did`, `failed`) or `intent`. `act`: `kill` (-9); `hold`: the engine stands still while
     `callback` is called here with the entry, and then goes on, so that a fault comes exactly there; or `none`.
-    A step may be a glob; at those in `but` nothing is done. `seen` is the entry, None until then. `acted`: whether
-    there was an engine to kill or to hold.
+    A step may be a glob; at those in `but` nothing is done. Only the first counts, or with `every` each. `seen` is the
+    newest entry, None until then. `acted`: whether there was an engine to kill or to hold.
     """
 
     def __init__(
@@ -176,10 +176,12 @@ class AtStep:
         act: str = "none",
         delay: float = 0.0,
         but: Sequence[str] = (),
+        every: bool = False,
         callback: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> None:
         self.settings = settings
         self.given = {"unit": unit, "step": step, "event": event, "act": act, "delay": delay, "but": list(but)}
+        self.every = every
         self.callback = callback
         self.seen: dict[str, Any] | None = None
         self.acted = False
@@ -188,7 +190,7 @@ class AtStep:
     def __enter__(self) -> AtStep:
         """Start the watcher; returns when it looks."""
         hosts.ssh(self.settings, MANAGER, "cat > /run/lab-watcher.py", stdin=WATCHER.read_text())
-        argument = shlex.quote(json.dumps({**self.given, "state": STATE}))
+        argument = shlex.quote(json.dumps({**self.given, "every": self.every, "state": STATE}))
         self._process = subprocess.Popen(
             ["ssh", "-F", str(self.settings.ssh_config), f"{MANAGER}.{self.settings.name}",
              f"python3 /run/lab-watcher.py {argument}"],
@@ -203,8 +205,7 @@ class AtStep:
 
     def __exit__(self, *_error: object) -> None:
         """Let the watcher end, and hear what it still has to say; raises what the callback raised."""
-        # Its standard input's end tells it to go, also when this process was killed.
-        self._go_on()
+        self._end()
         self._thread.join(timeout=120)
         self._process.terminate()
         self._process.wait()
@@ -224,10 +225,20 @@ class AtStep:
                 except (LabError, OSError) as error:
                     self.error = error
                 finally:
-                    self._go_on()
+                    if self.every:
+                        self._go_on()
+                    else:
+                        self._end()
 
     def _go_on(self) -> None:
-        """Let an engine that was held go on, and the watcher end."""
+        """Let an engine that was held go on."""
+        assert self._process.stdin
+        with contextlib.suppress(OSError, ValueError):
+            self._process.stdin.write("\n")
+            self._process.stdin.flush()
+
+    def _end(self) -> None:
+        """Let an engine that was held go on, and the watcher end: so does this process's own death."""
         assert self._process.stdin
         # After a reboot of the manager nobody is there any more.
         with contextlib.suppress(OSError):

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.cluster import Node
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import Done, LocalHost
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers import backups
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.backups import Target
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Place
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import pg_backup
@@ -79,3 +81,34 @@ def test_an_unfinished_backup_of_postgresql_goes(tmp_path: Path) -> None:
     pg_backup.clear(str(tmp_path))
     assert [each.name for each in tmp_path.iterdir()] == ["1"]
     pg_backup.clear(str(tmp_path / "never made"))
+
+
+class Prover(LocalHost):
+    """A host that loads a backup in a container at once."""
+
+    def __init__(self) -> None:
+        super().__init__("kvm2")
+        self.ran: list[list[str]] = []
+
+    def run(self, argv: Sequence[str], **_more: Any) -> Done:
+        self.ran.append(list(argv))
+        return Done(0, "", "")
+
+    def call(self, module: Any, function: str, *, timeout: float = 60, **arguments: Any) -> Any:
+        del module, function, timeout, arguments
+        return {"replies": ["loading:0\r\ndb0:keys=3,expires=0\r\n"]}
+
+
+def test_the_server_that_proves_a_backup_takes_no_writes_and_goes() -> None:
+    host = Prover()
+    place = SimpleNamespace(host=host)
+    servers = SimpleNamespace(
+        move=SimpleNamespace(source=place, target=place, unit=SimpleNamespace(name="shop")),
+        explore_service=lambda _place: {"info": {}, "modules": []},
+        spec=lambda: {"TaskTemplate": {"ContainerSpec": {"Image": "redis"}}},
+    )
+    assert backups._loaded(cast("Any", servers), "/b.rdb", "scratch") == {"keys": {"db0": 3}}
+    [created] = [argv for argv in host.ran if argv[1] == "create"]
+    assert created[created.index("--min-slaves-to-write") + 1] == "1"
+    assert created[created.index("--network") + 1] == "none"
+    assert host.ran[-1] == ["docker", "rm", "-f", "-v", "scratch"]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from ansible_collections.evenkeel.swarm.plugins.module_utils._engine import EngineError
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration import engine as migration_engine
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.cluster import Cluster
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.engine import Engine, Setting, _flat
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
@@ -134,6 +137,7 @@ def test_given_back_the_copy_has_to_follow_again_first(
     verb: str, nearer: str, switch: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     switch.verb = verb
+    monkeypatch.setattr(migration_engine, "_CATCHING_UP", 0.0)
     monkeypatch.setattr(switch, "_give_back", lambda _move, _movers: None)
     error = MoveError("failed", "no")
     switch._after_failure(error, *moved(switch, []))
@@ -142,6 +146,27 @@ def test_given_back_the_copy_has_to_follow_again_first(
     unready = {"db": cast("Mover", type("Late", (), {"readiness": lambda _self: Readiness(False, "late")})())}
     with pytest.raises(MoveError, match=f"late. Run verb={nearer}"):
         switch._refuse_unready(unready)
+
+
+@pytest.mark.parametrize(("failures", "given_back"), [(0, True), (2, True), (99, False)])
+def test_giving_back_waits_for_an_engine_that_was_killed(
+    failures: int, *, given_back: bool, switch: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The watcher would come at the deadline only.
+    left = [EngineError("nobody answers")] * failures
+
+    def give_back(_move: Move, _movers: object) -> None:
+        if left:
+            raise left.pop()
+
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    monkeypatch.setattr(switch, "_give_back", give_back)
+    error = MoveError("failed", "no")
+    switch._after_failure(error, *moved(switch, []))
+    assert ("was given back" in error.details["state"]) == given_back
+    assert now[0] < 60
 
 
 class NamedByTheirVerb(Leases):

@@ -1,4 +1,4 @@
-"""The end of a service that is redeployed meanwhile, without a Swarm."""
+"""The end, and the start, of a service that is redeployed meanwhile, without a Swarm."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 from typing import Any, cast
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration import lease
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Move
 
 
@@ -59,3 +60,28 @@ def test_a_redeploy_just_after_the_stop_does_not_fail_it(monkeypatch: Any) -> No
     assert step.probe()
     running.append("c2")
     assert not step.probe(), "one that it started counts"
+
+
+def test_a_service_starts_with_an_image_that_a_redeploy_has_just_brought(monkeypatch: Any) -> None:
+    """After the intent nothing else brings it: prepare is refused then."""
+    swarm, there = Swarm(), set[str]()
+    swarm.redeploys = False
+    move = cast("Move", type("M", (), {"cluster": swarm, "journal": Around(), "source": Around(), "target": Around()}))
+
+    def runnable(_move: Move, _place: object, image: str, service: str) -> str:
+        if image not in there:
+            raise MoveError("image_missing", f"no image of {service}")
+        return image
+
+    monkeypatch.setattr(lease, "runnable", runnable)
+    monkeypatch.setattr(lease, "bring", lambda _move, _place, image, _service, _tell: there.add(image))
+    monkeypatch.setattr(lease, "_pinned", lambda _move, spec: copy.deepcopy(spec))
+    monkeypatch.setattr(lease, "_limits_at", lambda _move, _service, _place: {})
+    monkeypatch.setattr(lease, "_on_its_way", lambda _move, _service, _place: False)
+    monkeypatch.setattr(lease, "_wait_for_start", lambda *_all: None)
+    monkeypatch.setattr(lease, "_runs_only_at", lambda *_all: True)
+    step = lease.start(move, "db", cast("Any", Around()))
+    assert not step.probe()
+    step.do(lambda **_numbers: None)
+    assert there == {"db:1"}
+    assert step.probe()

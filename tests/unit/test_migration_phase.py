@@ -183,3 +183,20 @@ def test_after_the_promotions_intent_cancel_says_the_way_back() -> None:
     said = refusal("cancel", ALL[PROMOTING], UNIT)
     assert "verb=switch again" in said
     assert "then verb=reverse" in said
+
+
+@pytest.mark.parametrize(
+    ("home", "target", "lives"),
+    [
+        # A run was killed between making the target's volume and parking it: the next one goes on with that.
+        ("live", "empty", "kvm4"),
+        # The service has not written a file yet.
+        ("empty", "parked", "kvm4"),
+        ("parked", "empty", "kvm2"),
+        ("empty", "empty", None),
+        ("live", "live", None),
+    ],
+)
+def test_an_empty_live_volume_is_none_beside_a_real_one(home: str, target: str, lives: str | None) -> None:
+    seen = Seen(frozenset(["kvm4"]), {"db-data": {"kvm4": home, "kvm2": target}})
+    assert seen.lives == lives

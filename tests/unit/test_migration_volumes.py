@@ -17,6 +17,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.b
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_context import Context
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_prepare import Preparation
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.volumes import Volume, remove_volume
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import copies
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Step
 
 
@@ -131,7 +132,26 @@ def test_a_place_that_was_half_made_when_the_kill_came_is_taken_back(kind: str, 
     with contextlib.suppress(Killed):
         step.do(lambda **_numbers: None)
     host.kill = None
+    # A second live one would be a contradiction, and no verb would lead on.
+    assert copies.states(str(host.root), ["data"])["data"] in (copies.EMPTY, copies.NEITHER, copies.PARKED)
     undo = making(kind, host, journal).undo
     assert undo is not None
     undo()
+    assert host.left() == []
+
+
+@pytest.mark.parametrize("kind", ["postgres", "redis"])
+@pytest.mark.parametrize("calls", range(8))
+def test_taking_a_place_back_goes_on_after_a_kill(kind: str, calls: int, tmp_path: Path) -> None:
+    host, journal = Target(tmp_path / "docker"), Journal("shop", "prepare", tmp_path / "state")
+    host.root.mkdir()
+    step = making(kind, host, journal)
+    step.do(lambda **_numbers: None)
+    assert step.probe()
+    assert step.undo is not None
+    host.kill = calls
+    with contextlib.suppress(Killed):
+        step.undo()
+    host.kill = None
+    step.undo()
     assert host.left() == []

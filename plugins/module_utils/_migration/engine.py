@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.evenkeel.swarm.plugins.module_utils._engine import EngineError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration import phase as phases
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.brought import BroughtHost
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.cluster import Cluster
@@ -303,10 +304,18 @@ class Engine:
             for stage in self._from_the_intent(move, movers):
                 self.walk.forward([stage])
             self.journal.write(phases.SWITCHED, source=move.source.name, target=move.target.name)
+            self._followed(movers)
         else:
-            # A redeploy since then took the pin away, and where Swarm wants them now their data are parked.
-            for stage in self._started(move, movers):
-                self.walk.forward([stage])
+            self._stand(move, movers)
+
+    def _stand(self, move: Move, movers: Mapping[str, Mover]) -> None:
+        """Have a unit that was switched run where it is, and the old copy follow."""
+        # A redeploy since then took the pin away, and where Swarm wants them now their data are parked.
+        for stage in self._started(move, movers):
+            self.walk.forward([stage])
+        self._followed(movers)
+
+    def _followed(self, movers: Mapping[str, Mover]) -> None:
         self.walk.forward([_lanes(mover.follow() for mover in movers.values())])
 
     def _end_giving_back(self, phase: Phase, move: Move, movers: Mapping[str, Mover]) -> Phase:
@@ -324,6 +333,10 @@ class Engine:
         if phase.name != phases.SWITCHING:
             # Under way the pins stand, and the lease must not be given to the source again.
             self.walk.forward(self._pins(move))
+            if self.verb == phases.REVERSE:
+                # The switch may have been broken off in its last steps, or a switch back given back.
+                forward = self._forward()
+                self._stand(forward, self._movers(forward))
             self._refuse_unready(movers)
         try:
             self.walk.forward([self._fence(move, movers)])
@@ -465,13 +478,33 @@ class Engine:
         """Give the unit back at once; what fails here is left to the watcher, which stays armed."""
         said = error.details if isinstance(error, MoveError) else {}
         try:
-            self._give_back(move, movers)
+            self._give_back_soon(move, movers)
         except Exception as second:  # whatever it is, the first error is the one to report
             said["state"] = f"the unit is not given back yet ({second}); the watcher on the manager goes on trying"
         else:
             said["state"] = f"the unit was given back and runs on {move.source.name}; nothing was promoted"
             # A copy whose replica was let go for the switch has to follow again first.
             said["next"] = self._brings_nearer
+
+    def _give_back_soon(self, move: Move, movers: Mapping[str, Mover]) -> None:
+        """Give the unit back, again if need be: a Docker engine that was killed answers in seconds.
+
+        The watcher would come at the deadline only, and until then the unit is off.
+        """
+        patient_until = time.monotonic() + _ANSWERING_AGAIN
+        warned = len(self.warnings)
+        while True:
+            # What the last try could not undo is tried again.
+            del self.warnings[warned:]
+            try:
+                self._give_back(move, movers)
+            except (MoveError, EngineError) as error:
+                for_good = isinstance(error, MoveError) and error.code == "promotion_intended"
+                if for_good or time.monotonic() > patient_until:
+                    raise
+            else:
+                return
+            time.sleep(1)
 
     def _give_back(self, move: Move, movers: Mapping[str, Mover]) -> None:
         """Bring the unit back to life on its source, from wherever the switch was."""
@@ -510,6 +543,9 @@ class Engine:
         if not self._anything_to_cancel():
             return
         self._reach_all()
+        if not self.check:
+            # Of a switch that was killed while it armed it: at the deadline it would tie the services again.
+            self.watcher.disarm()
         move = self._forward()
         movers = self._movers(move)
         turned = self._movers(self._move(self.unit.target, self.unit.home)) if phase.since else {}
@@ -606,6 +642,8 @@ class Engine:
 
 #: Seconds that a copy gets to come near: one that has just begun to follow is ready a moment later.
 _CATCHING_UP = 15.0
+#: Seconds that an engine or a link which has just failed gets to be there again.
+_ANSWERING_AGAIN = 30.0
 #: Seconds until the watcher goes on with a giving back that was interrupted.
 _SECOND_TRY = 60.0
 _COPYING = (phases.PREPARED, phases.COPIED, phases.SWITCHED)

@@ -111,7 +111,7 @@ def image_present(move: Move, place: Place, image: str, service: str | None = No
         title=f"have the image {image.partition('@')[0]} on {place.name}",
         host=place.name,
         probe=lambda: is_present(move, place, image, service),
-        do=lambda tell: _bring(move, place, image, service, tell),
+        do=lambda tell: bring(move, place, image, service, tell),
         deadline=_PULL_SECONDS,
     )
 
@@ -134,7 +134,8 @@ def runnable(move: Move, place: Place, image: str, service: str) -> str:
     return by_digest(image, found) or str(found["Id"])
 
 
-def _bring(move: Move, place: Place, image: str, service: str | None, tell: Tell) -> None:
+def bring(move: Move, place: Place, image: str, service: str | None, tell: Tell) -> None:
+    """Have a place pull the image of a reference, or carry it there from the source."""
     wanted = meant(move, image, service)
     reference = image if "@" in image else by_digest(image, wanted)
     if reference is not None:

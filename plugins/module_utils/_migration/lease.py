@@ -27,7 +27,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._limits_plan import
 )
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.cluster import OURS, Spec
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.image import remember_running, runnable
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.image import bring, remember_running, runnable
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.limits import limits_edit
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Move, Place
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.pin import (
@@ -355,11 +355,15 @@ def start(move: Move, service: str, place: Place) -> Step:
 
     def probe() -> bool:
         spec = move.cluster.service(service)["Spec"]
-        return _started(move, spec, place, known) == spec and _runs_only_at(move, service, place)
+        wanted = _unless_missing(lambda: _started(move, spec, place, known))
+        return wanted == spec and _runs_only_at(move, service, place)
 
     def do(tell: Tell) -> None:
-        tasks = move.cluster.tasks(move.cluster.service(service)["ID"])
-        earlier = frozenset(task["ID"] for task in tasks)
+        found = move.cluster.service(service)
+        earlier = frozenset(task["ID"] for task in move.cluster.tasks(found["ID"]))
+        if _unless_missing(lambda: _started(move, found["Spec"], place, known)) is None:
+            # A redeploy in the switch has brought a new one; after the intent no verb but this leads on.
+            bring(move, place, image_of(found["Spec"]), service, tell)
         _let_start(move, service, place, known)
         tell(text=f"{service} is starting on {place.name}")
         _wait_for_start(move, service, place, earlier)
@@ -372,6 +376,16 @@ def start(move: Move, service: str, place: Place) -> Step:
         do=do,
         deadline=START_SECONDS,
     )
+
+
+def _unless_missing(ask: Callable[[], Spec]) -> Spec | None:
+    """Return a spec, None where its image is not on the node."""
+    try:
+        return ask()
+    except MoveError as error:
+        if error.code != "image_missing":
+            raise
+        return None
 
 
 def _let_start(move: Move, service: str, place: Place, known: dict[str, str]) -> None:

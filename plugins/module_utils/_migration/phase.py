@@ -11,7 +11,7 @@ from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.journal import FENCED, PROMOTION, UNFENCED
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import Unit
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host.copies import BOTH, LIVE, PARKED
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host.copies import BOTH, EMPTY, LIVE, PARKED
 
 NEW, PREPARED, COPIED, SWITCHING, PROMOTING, SWITCHED, COMPLETED, CANCELLING, CANCELLED = (
     "new", "prepared", "copied", "switching", "promoting", "switched", "completed", "cancelling", "cancelled",
@@ -39,7 +39,10 @@ class Seen:
 
     def at(self, state: str, volume: str) -> set[str]:
         """Return where a volume's data is live, or parked."""
-        return {node for node, found in self.volumes[volume].items() if found in (state, BOTH)}
+        found = self.volumes[volume].items()
+        there = {node for node, now in found if now in (state, BOTH)}
+        # One without files is live, too, but for one that a killed run had just made beside the real one.
+        return there if there or state != LIVE else {node for node, now in found if now == EMPTY}
 
     @property
     def lives(self) -> str | None:

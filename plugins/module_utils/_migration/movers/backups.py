@@ -214,6 +214,8 @@ def _loaded(servers: Servers, path: str, container: str) -> dict[str, Any]:
     image = servers.spec()["TaskTemplate"]["ContainerSpec"]["Image"]
     options = ["--network", "none", "--label", f"evenkeel.migration={servers.move.unit.name}", "--entrypoint", program]
     server = ["--dir", "/", "--dbfilename", "backup.rdb", "--save", "", "--appendonly", "no", *modules]
+    # It takes no writes, so it is no second copy that somebody could write to. (The name that all versions know.)
+    server += ["--min-slaves-to-write", "1"]
     host.run(["docker", "create", "--name", container, *options, "--user", "0:0", image, *server], timeout=600)
     try:
         host.run(["docker", "cp", path, f"{container}:/backup.rdb"], timeout=600)

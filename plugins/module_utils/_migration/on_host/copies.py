@@ -16,6 +16,8 @@ import shutil
 from pathlib import Path
 
 LIVE, PARKED, BOTH, NEITHER = "live", "parked", "both", "neither"
+#: Of states(): live, with nothing in it, and marked as a move's.
+EMPTY = "empty"
 
 
 def state(root: str, volume: str) -> dict[str, object]:
@@ -26,8 +28,18 @@ def state(root: str, volume: str) -> dict[str, object]:
 
 
 def states(root: str, volumes: list[str]) -> dict[str, object]:
-    """Return volume -> "live", "parked", "both" or "neither"."""
-    return {volume: state(root, volume)["state"] for volume in volumes}
+    """Return volume -> "live", "empty", "parked", "both" or "neither".
+
+    "empty": live as the engine makes a volume, and marked: if a move was killed there, it goes on with parking it.
+    """
+    found = {volume: state(root, volume)["state"] for volume in volumes}
+    return {volume: EMPTY if _just_made(root, volume, now) else now for volume, now in found.items()}
+
+
+def _just_made(root: str, volume: str, now: object) -> bool:
+    live, parked = paths(root, volume)
+    marks = parked.parent
+    return now == LIVE and marks.is_dir() and any(marks.iterdir()) and next(live.iterdir(), None) is None
 
 
 def look(root: str, volume: str) -> dict[str, object]:
