@@ -125,8 +125,9 @@ def test_short_lived_threads_are_counted_and_hide_what_they_want(
         assert row["exited_run_seconds"] > 0
         assert row["exited_delay_seconds"] > row["exited_run_seconds"]
         counted = runnable is None or row["runnable"] == pytest.approx(runnable, rel=TOLERANCE)
-        assert row["demand"]["upper"] == pytest.approx(row["runnable"])
-        if counted and row["demand"]["upper"] >= wanted * (1 - TOLERANCE):
+        # Others on the machine: what they take from it is no longer the group's own want.
+        whole = row["demand"]["upper"] == pytest.approx(row["runnable"])
+        if counted and whole and row["demand"]["upper"] >= wanted * (1 - TOLERANCE):
             return
         assert idle < IDLE_NEEDED, row
     pytest.skip(f"this machine was busy with other things in {ATTEMPTS} windows")

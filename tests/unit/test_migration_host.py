@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration import host as hosts
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration import calls
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.brought import (
     FUNCTIONS,
     ROOT,
@@ -19,8 +19,9 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.brought 
     answer,
     refused,
 )
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.calls import source_of
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError, if_reachable
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import LocalHost, source_of
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import LocalHost
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import copies, survey
 from ansible_collections.evenkeel.swarm.plugins.modules.migration import by_host, unique
 from ansible_collections.evenkeel.swarm.plugins.modules.migration_info import answers
@@ -39,7 +40,7 @@ def test_the_source_of_a_module_in_an_archive_is_found_by_threads(tmp_path: Path
         module = importlib.import_module("sent_in_an_archive")
         for _ in range(200):
             linecache.clearcache()
-            hosts._sources.clear()
+            calls._sources.clear()
             together = threading.Barrier(8)
 
             def read(together: threading.Barrier = together) -> None:

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any, cast
 
 import pytest
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import Done
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Place
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.redis_companion import Companion
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.redis_servers import Servers
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import containers
 
 
 class Host:
-    """A node's engine: what it says to `docker ps` at each look, the last answer for ever."""
+    """A node's engine: the companion's containers that it finds at each look, the last answer for ever."""
 
-    def __init__(self, *listed: str) -> None:
-        self.listed = list(listed)
+    def __init__(self, *found: list[str]) -> None:
+        self.found = list(found)
 
-    def run(self, argv: list[str], **_more: Any) -> Done:
-        if argv[1] == "stop":
-            return Done(0, "", "")
-        return Done(0, self.listed.pop(0) if len(self.listed) > 1 else self.listed[0], "")
+    def call(self, module: ModuleType, function: str, **_more: Any) -> list[str]:
+        assert (module, function) == (containers, "stop")
+        return self.found.pop(0) if len(self.found) > 1 else self.found[0]
 
 
 class Everything:
@@ -72,16 +72,16 @@ def companion(host: Host, answer: dict[str, str] | MoveError) -> Companion:
 def test_a_replica_that_does_not_listen_yet_does_not_follow_yet(
     answer: dict[str, str] | MoveError, following: bool
 ) -> None:
-    assert companion(Host(""), answer).following() is following
+    assert companion(Host([]), answer).following() is following
 
 
 def test_a_host_that_is_gone_is_said_to_be() -> None:
     with pytest.raises(MoveError, match="gone"):
-        companion(Host(""), MoveError("host_unreachable", "gone")).following()
+        companion(Host([]), MoveError("host_unreachable", "gone")).following()
 
 
 def test_the_end_of_its_container_is_waited_for_where_the_service_is_gone_already() -> None:
     """Two servers on one copy would destroy it."""
-    host = Host("c1\n", "c1\n", "")
+    host = Host(["c1"], ["c1"], [])
     companion(host, {}).forget()
-    assert host.listed == [""]
+    assert host.found == [[]]

@@ -9,8 +9,8 @@ import shlex
 import time
 from typing import Any
 
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.calls import source_of
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import source_of
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Place
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_content import collect, rows
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_context import Context

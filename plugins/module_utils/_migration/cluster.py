@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import base64
+import json
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._limits_plan import Node as PlacementNode
 from ansible_collections.evenkeel.swarm.plugins.module_utils._limits_plan import read_node
@@ -65,7 +67,14 @@ class Cluster:
 
     def find_service(self, name: str) -> dict[str, Any] | None:
         """Return the service of exactly that name, None if there is none."""
-        return next((each for each in self.services() if each["Spec"]["Name"] == name), None)
+        try:
+            found: dict[str, Any] = self._request("GET", f"/services/{quote(name, safe='')}")
+        except MoveError as error:
+            if error.code == "not_found":
+                return None
+            raise
+        # The engine takes the beginning of an id for a name, too.
+        return found if found["Spec"]["Name"] == name else None
 
     def service(self, name: str) -> dict[str, Any]:
         """Return the service of exactly that name; raises MoveError `no_service`."""
@@ -76,8 +85,8 @@ class Cluster:
 
     def tasks(self, service_id: str | None = None) -> list[dict[str, Any]]:
         """Return the tasks that Swarm remembers, all or those of a service."""
-        tasks = self._request("GET", "/tasks") or []
-        return [task for task in tasks if service_id is None or task["ServiceID"] == service_id]
+        only = "" if service_id is None else "?filters=" + quote(json.dumps({"service": [service_id]}))
+        return list(self._request("GET", f"/tasks{only}") or [])
 
     def running(self, name: str) -> list[Running]:
         """Return the running tasks of a service; none if there is no such service."""

@@ -5,18 +5,17 @@
 
 from __future__ import annotations
 
-import inspect
-import json
 import shlex
 import subprocess
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import IO, Any, NoReturn
 
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.calls import CallError, Calls
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.talk import Talk
 
 # What ssh itself returns when it can't connect or loses the connection.
 SSH_FAILED = 255
@@ -36,7 +35,9 @@ class Done:
 class Host(ABC):
     """A host, named as its Swarm node is. Commands are argument vectors; no shell reads them."""
 
-    name: str
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._calls = Calls(self.talk)
 
     @abstractmethod
     def _argv(self, argv: Sequence[str], env: Mapping[str, str]) -> list[str]:
@@ -80,7 +81,7 @@ class Host(ABC):
         except FileNotFoundError as error:
             if command[0] == argv[0]:
                 return Done(NOT_FOUND, "", f"{argv[0]} is not installed on {self.name}")
-            raise MoveError("command_failed", f"{command[0]} is not installed, and the move needs it") from error
+            raise _not_installed(command[0]) from error
         done = Done(ended.returncode, ended.stdout, ended.stderr)
         self._raise_if_unreachable(done)
         return done
@@ -97,6 +98,10 @@ class Host(ABC):
         """Start a command; the streams are as subprocess takes them. Whoever starts it waits for its end."""
         return subprocess.Popen(self._argv(argv, {}), stdin=stdin, stdout=stdout, stderr=stderr)
 
+    def talk(self, argv: Sequence[str]) -> Talk:
+        """Start a command that is spoken with by lines. Whoever starts it ends it."""
+        return Talk(self._argv(argv, {}))
+
     def call(self, module: ModuleType, function: str, *, timeout: float = 60, **arguments: Any) -> Any:
         """Call a function of a module of `on_host` there; arguments and the answer are JSON.
 
@@ -108,18 +113,22 @@ class Host(ABC):
     def _answer(
         self, module: ModuleType, function: str, arguments: Mapping[str, Any], timeout: float
     ) -> Mapping[str, Any]:
-        """Return {"result": ...} or {"error": text}."""
-        script = _SCRIPT.format(source=source_of(module), function=function, arguments=json.dumps(arguments))
-        done = self.run(["python3", "-I", "-"], stdin=script, timeout=timeout, check=False)
-        if done.status:
-            said = done.err.strip().splitlines()[-1:] or [f"exit {done.status}"]
-            raise MoveError("failed_on_host", f"{self.name}: {said[0]}", host=self.name)
-        answer: Mapping[str, Any] = json.loads(done.out.splitlines()[-1])
-        return answer
+        """Return {"result": ...}, {"error": text} or {"broken": text}."""
+        try:
+            return self._calls.call(module, function, arguments, timeout)
+        except TimeoutError as error:
+            message = f"{function} on {self.name} did not end within {timeout:g} s"
+            raise MoveError("timeout", message, host=self.name) from error
+        except CallError as ended:
+            self._raise_if_unreachable(Done(ended.status, "", ended.said))
+            raise MoveError("failed_on_host", f"{self.name}: {ended.said}", host=self.name) from ended
+        except FileNotFoundError as error:
+            raise _not_installed(str(error.filename)) from error
 
     def _result(self, answer: Mapping[str, Any]) -> Any:
-        if "error" in answer:
-            raise MoveError("failed_on_host", f"{self.name}: {answer['error']}", host=self.name)
+        said = answer.get("error", answer.get("broken"))
+        if said is not None:
+            raise MoveError("failed_on_host", f"{self.name}: {said}", host=self.name)
         return answer["result"]
 
     @abstractmethod
@@ -127,22 +136,12 @@ class Host(ABC):
         """Raise MoveError if the command never got there."""
 
 
-_SCRIPT = """{source}
-
-import json as _json
-try:
-    _answer = {{"result": {function}(**_json.loads({arguments!r}))}}
-except (OSError, ValueError) as _error:
-    _answer = {{"error": str(_error)}}
-print(_json.dumps(_answer))
-"""
+def _not_installed(command: str) -> MoveError:
+    return MoveError("command_failed", f"{command} is not installed, and the move needs it")
 
 
 class LocalHost(Host):
     """The host that the engine runs on."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
 
     def _argv(self, argv: Sequence[str], env: Mapping[str, str]) -> list[str]:
         assigned = ["env", *(f"{key}={value}" for key, value in env.items())] if env else []
@@ -156,7 +155,7 @@ class SshHost(Host):
     """Another host, over SSH. One connection is kept open and shared by all commands."""
 
     def __init__(self, name: str, options: Sequence[str], destination: str) -> None:
-        self.name = name
+        super().__init__(name)
         self.options = list(options)
         self.destination = destination
 
@@ -174,26 +173,11 @@ class SshHost(Host):
             raise MoveError("host_unreachable", f"{self.name} can't be reached over SSH: {said[0]}", host=self.name)
 
 
-_sources: dict[ModuleType, str] = {}
-_reading = threading.Lock()
-
-
-def source_of(module: ModuleType) -> str:
-    """Return a module's source.
-
-    One thread at a time: of a module in an archive, as Ansible sends it, two that read at once may both find nothing.
-    """
-    with _reading:
-        if module not in _sources:
-            _sources[module] = inspect.getsource(module)
-        return _sources[module]
-
-
 class OutOfReach(Host):
     """A host that can't be reached now, and why: whatever is asked of it raises that."""
 
     def __init__(self, name: str, error: MoveError) -> None:
-        self.name = name
+        super().__init__(name)
         self.error = error
 
     def _argv(self, argv: Sequence[str], env: Mapping[str, str]) -> NoReturn:

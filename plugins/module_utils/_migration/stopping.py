@@ -10,15 +10,15 @@ Swarm takes a task's address out of the network, waits, and signals the task onl
 from __future__ import annotations
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import Host
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import containers
 
-# Beyond the grace: what the engine takes to kill and to answer.
-_ANSWER_SECONDS = 30
+# Beyond the grace: what the engine takes to kill and to answer, and the way there.
+_ANSWER_SECONDS = 45
 
 
 def containers_of(host: Host, service: str) -> list[str]:
     """Return the ids of a service's running containers on a node, by its engine's own account."""
-    label = f"label=com.docker.swarm.service.name={service}"
-    return host.run(["docker", "ps", "--no-trunc", "--quiet", "--filter", label]).out.split()
+    return list(host.call(containers, "running", service=service))
 
 
 def stop_containers(host: Host, service: str, grace: float) -> bool:
@@ -26,8 +26,4 @@ def stop_containers(host: Host, service: str, grace: float) -> bool:
 
     `grace`: seconds until they are killed. One that ends by itself meanwhile is no error.
     """
-    left = containers_of(host, service)
-    if left:
-        argv = ["docker", "stop", "--time", f"{grace:.0f}", *left]
-        host.run(argv, timeout=grace + _ANSWER_SECONDS, check=False)
-    return not left
+    return not host.call(containers, "stop", timeout=grace + _ANSWER_SECONDS, service=service, grace=grace)

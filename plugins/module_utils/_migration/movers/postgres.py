@@ -176,6 +176,8 @@ class PostgresMover(Mover):
 
         def take(_tell: Tell) -> None:
             _write_private(self._content_file, content(self.context.primary(), full=self._full))
+            # The copy is asked the same between the stop and the promotion.
+            self.context.connect_to_standby(self.move.target)
             self._taken = True
 
         title = "take what the database holds, every row" if self._full else "take what the database holds"

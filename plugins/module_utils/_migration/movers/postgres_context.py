@@ -22,6 +22,10 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.p
     from_json,
     server_in,
 )
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_session import (
+    ConnectedServer,
+    connected,
+)
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import copies, pg_data, postmaster
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Step, Tell
 
@@ -111,6 +115,12 @@ class Context:
             found = server_in(place.host, container, self.superuser, self.part.member.password_env)
             self._servers[container] = found
         return self._servers[container]
+
+    def connect_to_standby(self, place: Place) -> None:
+        """Keep a connection to the companion on a node, if it runs: in a switch every new one lengthens the outage."""
+        standby = self.standby(place)
+        if standby is not None and not isinstance(standby, ConnectedServer):
+            self._servers[standby.container] = connected(standby)
 
     # --- layout and copies ---
 
@@ -247,6 +257,9 @@ class Context:
 
     def stop_companion(self, place: Place) -> None:
         """End the companion on a node, its server by a fast shutdown, and see there that it is gone."""
+        for server in self._servers.values():
+            if isinstance(server, ConnectedServer):
+                server.disconnect()
         stop_companion(self.move.cluster, self.names.companion(place.name), place.host, _STOP_SECONDS)
 
     def last_words(self, place: Place) -> str:

@@ -155,8 +155,7 @@ class Server:
         """Run SQL; returns the lines it printed. Raises MoveError `sql_failed` with the server's words."""
         done = self.host.run(self.psql(database), stdin=sql, timeout=timeout, check=False)
         if done.status:
-            said = re.sub(r"psql:<stdin>:\d+: ", "", done.err.strip()) or f"exit {done.status}"
-            raise MoveError("sql_failed", f"PostgreSQL on {self.host.name} says: {said[-400:]}", host=self.host.name)
+            raise sql_failed(self.host, done.status, done.err)
         return done.out.splitlines()
 
     def ask(self, select: str, database: str = "postgres", timeout: float = 60) -> Any:
@@ -166,6 +165,12 @@ class Server:
 
     def _connection(self) -> Sequence[str]:
         return ("-h", self.socket or "127.0.0.1", "-p", str(self.port), "-U", self.superuser)
+
+
+def sql_failed(host: Host, status: int, said: str) -> MoveError:
+    """Return the error of a psql that ended with a status and what it wrote to standard error."""
+    words = re.sub(r"psql:<stdin>:\d+: ", "", said.strip()) or f"exit {status}"
+    return MoveError("sql_failed", f"PostgreSQL on {host.name} says: {words[-400:]}", host=host.name)
 
 
 def server_in(host: Host, container: str, superuser: str, password_env: str | None = None) -> Server:

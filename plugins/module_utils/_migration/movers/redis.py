@@ -111,9 +111,16 @@ class RedisMover(Mover):
         return Readiness(True, f"the copy on {target.name} follows, {human(lag)} behind", numbers)
 
     def settle(self) -> Sequence[Stage]:
-        """Pause writes, have the replica take them all, put both sides on disk, and let the replica end."""
+        """See that a replica follows."""
+        target = self.move.target
+        return [self._step("ready", "see that a replica follows", target, self._ready, self._make_ready, deadline=600)]
+
+    def park(self) -> Sequence[Stage]:
+        """Park the source's data; pause writes, have the replica take them all, put both sides on disk, let it end.
+
+        The pause is an outage, so it comes last; what the server still saves goes to where its data are parked.
+        """
         source, target, pause = self.move.source, self.move.target, self.pause
-        ready = self._step("ready", "see that a replica follows", target, self._ready, self._make_ready, deadline=600)
         begin = self._step(
             "pause", "pause writes and note how far they got", source, pause.holds, pause.begin, pause.lift
         )
@@ -137,11 +144,8 @@ class RedisMover(Mover):
             pause.arm_end,
             pause.disarm_end,
         )
-        return [ready, begin, caught_up, Together([[save_target, end], [save_source], [quick]])]
-
-    def park(self) -> Sequence[Stage]:
-        """Park the source's data; what the server still saves goes there with them."""
-        return [self.servers.volume.park_source()]
+        parked = self.servers.volume.park_source()
+        return [parked, begin, caught_up, Together([[save_target, end], [save_source], [quick]])]
 
     def stopped(self) -> Sequence[Stage]:
         """Prove that nothing was written since, and that the copy on disk is complete."""
