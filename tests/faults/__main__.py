@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from lab.__main__ import up
 from lab.engine import Engine, connect
 from lab.run import LabError, fail, say
 from lab.settings import PROJECT, Settings, from_environment
-from tests.faults.cell_run import run_cell
+from tests.faults.cell_run import nearest, run_cell
 from tests.faults.cells import BEFORE, Cell, Outcome, core, fast, matrix, steps_of, table, unplanned
 from tests.faults.rig import Rig
 
@@ -29,9 +29,10 @@ CODE = ("plugins", "roles", "playbooks")
 
 
 def rig_on(engine: Engine, settings: Settings, way: str) -> Rig:
-    """Return the Saleor-like unit on the lab, with its snapshot made."""
+    """Return the Saleor-like unit on the lab, with a snapshot of its beginning."""
     rig = Rig(settings, engine, units.deployment(engine, settings, "saleor", way), settings.directory / "faults")
-    rig.snapshot()
+    if not rig.has_snapshot():
+        rig.snapshot()
     return rig
 
 
@@ -40,11 +41,9 @@ def planned(rig: Rig) -> list[Cell]:
     kept = rig.directory / f"steps-{rig.deployed.way}-{fingerprint()}.json"
     if not kept.exists():
         rig.restore()
-        rig.succeed("prepare")
-        # Before it, without the link that it makes, only one side can be planned.
         plan = rig.succeed("plan").unit(rig.unit)["plan"]["steps"]
-        for verb in (*BEFORE["reverse"][1:], "reverse"):
-            rig.succeed(verb, whole=False)
+        for verb in (*BEFORE["reverse"], "reverse"):
+            rig.succeed(verb, whole=verb == "prepare")
         done = steps_of(rig.journal())
         missing = unplanned(plan, done)
         if missing:
@@ -74,42 +73,52 @@ def main() -> int:
         if engine is None:
             raise LabError("the lab's engine is gone")
         rig = rig_on(engine, settings, arguments.way)
-        choose: dict[str, Callable[[], list[Cell]]] = {
-            "all": lambda: planned(rig),
-            "core": lambda: core(planned(rig)),
-            "fast": fast,
-        }
-        cells = choose[arguments.set]()
-        chosen = [cell for cell in cells if fnmatch.fnmatch(cell.id, arguments.match)]
-        outcomes = run_all(rig, chosen, again=arguments.again)
+        every = planned(rig)
+        sets = {"all": every, "core": core(every), "fast": fast()}
+        chosen = [cell for glob in arguments.match for cell in sets[arguments.set] if fnmatch.fnmatch(cell.id, glob)]
+        outcomes = run_all(rig, list(dict.fromkeys(chosen)), again=arguments.again)
+        known = results(rig)
     except LabError as error:
         return fail(str(error))
-    say("\n" + table(outcomes, len(chosen)))
+    say("\n" + table(list(known.values()), {name: [cell.id for cell in cells] for name, cells in sets.items()}))
     return 0 if all(outcome.passed for outcome in outcomes) else 1
 
 
+def results(rig: Rig) -> dict[str, Outcome]:
+    """Return cell -> what came of it with the code of now."""
+    lines = _lines(_kept(rig))
+    return {each["cell"]: Outcome(**each) for line in lines if (each := json.loads(line))}
+
+
 def run_all(rig: Rig, cells: Sequence[Cell], *, again: bool) -> list[Outcome]:
-    """Run the cells that have no result yet (with `again` also those that failed); returns the results of all."""
-    kept = rig.directory / f"results-{rig.deployed.way}-{fingerprint()}.jsonl"
-    done = {each["cell"]: Outcome(**each) for line in _lines(kept) if (each := json.loads(line))}
-    for number, cell in enumerate(cells, 1):
-        before = done.get(cell.id)
-        if before is not None and (before.passed or not again):
-            continue
+    """Run the cells that have no result yet (with `again` also those that failed); returns the results of all.
+
+    Next comes the cell that begins nearest to where the one before it has left the unit.
+    """
+    done = results(rig)
+    left = [cell for cell in cells if cell.id not in done or (again and not done[cell.id].passed)]
+    while left:
+        cell = nearest(rig, left)
+        left.remove(cell)
         outcome = run_cell(rig, cell)
         done[cell.id] = outcome
-        with kept.open("a") as file:
+        with _kept(rig).open("a") as file:
             file.write(json.dumps(outcome.as_dict()) + "\n")
         word = "passed" if outcome.passed else f"FAILED: {'; '.join(outcome.problems)}"
-        say(f"{number}/{len(cells)} {cell.id}: {word} ({outcome.seconds:.0f} s)")
+        word += "" if outcome.hit else ", but its fault never came about"
+        say(f"{len(left)} left; {cell.id}: {word} ({outcome.seconds:.0f} s)")
     return [done[cell.id] for cell in cells]
+
+
+def _kept(rig: Rig) -> Path:
+    return rig.directory / f"results-{rig.deployed.way}-{fingerprint()}.jsonl"
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--set", choices=["all", "core", "fast"], default="all", help="which cells (default: all)")
     parser.add_argument("--way", choices=units.WAYS, default="dokploy", help="how the unit is deployed (dokploy)")
-    parser.add_argument("--match", default="*", help="only cells whose name matches this glob")
+    parser.add_argument("--match", nargs="+", default=["*"], help="only cells whose name matches one of these globs")
     parser.add_argument("--again", action="store_true", help="run cells again that failed")
     return parser.parse_args()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,45 +26,71 @@ def run_cell(rig: Rig, cell: Cell) -> Outcome:
 
     It begins with the snapshot, or where the cell before it has left a whole unit in the phase that this one needs.
     """
-    env = {**(DURABLE if cell.fault.durable else {}), **_GRACE.get(cell.fault.name, {})}
+    env = environment(cell)
     mine = replace(rig.with_env(env) if env else rig, directory=rig.directory / cell.id.replace("/", "-"), plays=[])
     began = time.monotonic()
     problems: list[str] = []
     notes: dict[str, Any] = {}
     hit = False
     try:
-        home, promotions = _ready(mine, cell), mine.promotions()
         rig.stands = None
+        home, promotions = _ready(mine, cell), mine.promotions()
         with two_sides.probing(mine.settings, mine.deployed), ledger.writing(mine.settings, mine.deployed):
-            hit = _broken(mine, cell)
+            hit = _broken(mine, cell, notes)
             heal(mine.settings)
             mine.until_idle()
             place = _then(mine, cell, notes)
             problems += _again(mine, place, notes)
             time.sleep(BREATH)
         problems += judge(mine, place, notes, home=home, promotions=promotions)
-        if not problems and not env:
-            rig.stands = notes["phase"]
+        if not problems:
+            rig.stands = notes["phase"], env
     except LabError as error:
         problems.append(str(error))
     return Outcome(cell.id, not problems, hit, round(time.monotonic() - began, 1), problems, notes)
 
 
+def way(rig: Rig, cell: Cell) -> Sequence[str] | None:
+    """Return the verbs from where the unit stands to where the cell begins, None if it begins with the snapshot."""
+    if rig.stands is None or rig.stands[1] != environment(cell):
+        return None
+    return _WAYS.get((rig.stands[0], _BEGINS[cell.verb]))
+
+
+def nearest(rig: Rig, cells: Sequence[Cell]) -> Cell:
+    """Return the cell that needs the fewest verbs before it, the first of them."""
+    return min(cells, key=lambda cell: _AFRESH + len(BEFORE[cell.verb]) if (to := way(rig, cell)) is None else len(to))
+
+
+def environment(cell: Cell) -> Mapping[str, Mapping[str, str]]:
+    """Return what the unit is deployed with for a cell, by role."""
+    return {**(DURABLE if cell.fault.durable else {}), **_GRACE.get(cell.fault.name, {})}
+
+
 def _ready(rig: Rig, cell: Cell) -> str:
     """Bring the unit to where the cell's verb begins; returns the host that it runs on then."""
-    wanted = _BEGINS.get(cell.verb)
-    if wanted is None or rig.stands is None:
+    verbs = way(rig, cell)
+    if verbs is None:
         rig.restore()
-        for verb in BEFORE[cell.verb]:
-            rig.succeed(verb, whole=verb == "prepare")
-    elif rig.stands != wanted:
-        rig.succeed("switch" if wanted == SWITCHED else "reverse", whole=False)
-    return TARGET if wanted == SWITCHED else MANAGER
+        verbs = BEFORE[cell.verb]
+    for verb in verbs:
+        rig.succeed(verb, whole=verb == "prepare")
+    return TARGET if cell.verb == "reverse" else MANAGER
 
 
-#: The phase in which a verb begins, where cells end in it; the other verbs begin with the snapshot.
-COPIED, SWITCHED = "copied", "switched"
-_BEGINS: Mapping[str, str] = {"switch": COPIED, "reverse": SWITCHED}
+#: What putting the snapshot back takes, in verbs.
+_AFRESH = 2
+NEW, CANCELLED, PREPARED, COPIED, SWITCHED = "new", "cancelled", "prepared", "copied", "switched"
+#: The phase in which a verb begins.
+_BEGINS: Mapping[str, str] = {"prepare": NEW, "precopy": PREPARED, "switch": COPIED, "reverse": SWITCHED}
+#: Where a cell left the unit, where the next one begins -> the verbs in between; else it begins with the snapshot.
+_WAYS: Mapping[tuple[str, str], Sequence[str]] = {
+    **{(rest, begin): BEFORE[verb] for rest in (NEW, CANCELLED) for verb, begin in _BEGINS.items()},
+    (COPIED, COPIED): (),
+    (COPIED, SWITCHED): ("switch",),
+    (SWITCHED, COPIED): ("reverse",),
+    (SWITCHED, SWITCHED): (),
+}
 #: Programs that don't end on TERM, so that the stop's grace is exceeded.
 _GRACE: Mapping[str, Mapping[str, Mapping[str, str]]] = {
     "grace-exceeded": {"api": {"IGNORE_TERM": "1"}, "worker": {"IGNORE_TERM": "1"}}
@@ -77,6 +103,8 @@ def judge(rig: Rig, place: str, notes: dict[str, Any], *, home: str = MANAGER, p
     When they began the unit was at `home` and the journal had so many promotions.
     """
     problems = rig.wrong_end(place)
+    if notes.get("phase") == CANCELLED:
+        problems += rig.left_behind(place)
     if problems:
         return problems
     accepted = two_sides.accepted(rig.settings)
@@ -96,10 +124,13 @@ def judge(rig: Rig, place: str, notes: dict[str, Any], *, home: str = MANAGER, p
     return problems + two_sides.violations(accepted, home, rig.promotions() - promotions)
 
 
-def _broken(rig: Rig, cell: Cell) -> bool:
+def _broken(rig: Rig, cell: Cell, notes: dict[str, Any]) -> bool:
     """Run the cell's verb with its fault; returns whether the fault came about."""
     if cell.fault.name == "two-operators":
         return _two_operators(rig, cell.verb)
+    if cell.fault.name.endswith("-each"):
+        notes["killed_at"] = _killed_at_each(rig, cell)
+        return len(notes["killed_at"]) > 1
     if cell.step == WHOLE:
         with _WHOLE[cell.fault.name](rig):
             rig.run(cell.verb, whole=_needs_role(cell.verb))
@@ -110,17 +141,44 @@ def _broken(rig: Rig, cell: Cell) -> bool:
     def act(_entry: Mapping[str, Any]) -> None:
         _AT_STEP.get(cell.fault.name, _nothing)(rig, held, plays[0])
 
-    command = tools.KILL_ENGINE if cell.fault.name.startswith("kill-engine") else "true"
+    kills = cell.fault.name.startswith("kill-engine")
     with (
         held,
         tools.AtStep(
-            rig.settings, rig.unit, cell.step, cell.fault.event, command=command,
+            rig.settings, rig.unit, cell.step, cell.fault.event, act="kill" if kills else "hold",
             delay=cell.fault.part * cell.seconds, callback=act,
         ) as watch,
     ):  # fmt: skip
         plays.append(rig.begin(cell.verb, whole=_needs_role(cell.verb)))
         plays[0].wait()
-    return watch.seen is not None
+    # A kill that comes when the engine has ended already is none.
+    return watch.seen is not None and (watch.acted or not kills)
+
+
+def _killed_at_each(rig: Rig, cell: Cell) -> list[str]:
+    """Run a verb until it is through, killed at every step that it comes to; returns these steps in order.
+
+    Raises LabError if it fails otherwise.
+    """
+    killed: list[str] = []
+    delay = _DURING if cell.fault.name == "kill-engine-during-each" else 0.0
+    while len(killed) < _MOST_STEPS:
+        watching = tools.AtStep(rig.settings, rig.unit, "*", cell.fault.event, act="kill", delay=delay, but=killed)
+        with watching as watch:
+            play = rig.run(cell.verb, whole=_needs_role(cell.verb) and not killed)
+        if watch.seen is not None and watch.acted:
+            killed.append(str(watch.seen["step"]))
+        elif play.status:
+            raise LabError(f"verb={cell.verb} failed after kills at {len(killed)} steps: {play.message}")
+        if play.status == 0:
+            return killed
+    raise LabError(f"verb={cell.verb} is not through after kills at {len(killed)} steps")
+
+
+#: No verb has so many.
+_MOST_STEPS = 100
+#: Well inside of most steps, in seconds.
+_DURING = 0.15
 
 
 def _needs_role(verb: str) -> bool:
@@ -190,7 +248,7 @@ def _again(rig: Rig, place: str, notes: dict[str, Any]) -> list[str]:
         problems.append(f"a second verb={last} failed: {second.message[:300]}")
     if second.changed:
         problems.append(f"a second verb={last} changed {second.changed} tasks")
-    expected = {TARGET: {SWITCHED}, MANAGER: {COPIED, "cancelled", "new"}}[place]
+    expected = {TARGET: {SWITCHED}, MANAGER: {COPIED, CANCELLED, NEW}}[place]
     if phase not in expected:
         problems.append(f"the phase is {phase!r}, not {' or '.join(sorted(expected))}")
     return problems

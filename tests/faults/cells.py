@@ -41,6 +41,9 @@ FAULTS = (
     FaultKind("kill-engine-before"),
     FaultKind("kill-engine-during", part=0.5),
     FaultKind("kill-engine-after", event="did"),
+    FaultKind("kill-engine-before-each", at="verb"),
+    FaultKind("kill-engine-during-each", at="verb"),
+    FaultKind("kill-engine-after-each", at="verb", event="did"),
     FaultKind("kill-controller"),
     FaultKind("kill-dockerd-kvm4", durable=True),
     FaultKind("kill-dockerd-kvm2", durable=True),
@@ -147,23 +150,34 @@ def fast() -> list[Cell]:
     ]
 
 
-def table(outcomes: Sequence[Outcome], planned: int) -> str:
-    """Return the matrix for people: passed of run cells by fault and what came then, totals, and what failed."""
+def table(outcomes: Sequence[Outcome], sets: Mapping[str, Sequence[str]]) -> str:
+    """Return the matrix for people: passed of run cells by fault and what came then, each set's count, what failed.
+
+    `sets`: name -> the ids of its cells. A cell whose fault never came about proves nothing: it is not counted as
+    passed.
+    """
     rows: dict[str, dict[str, list[int]]] = {}
     for outcome in outcomes:
         _, fault, then = outcome.cell.rsplit("/", 2)
-        rows.setdefault(fault, {each: [0, 0] for each in THENS})[then][0] += outcome.passed
-        rows[fault][then][1] += 1
+        row = rows.setdefault(fault, {each: [0, 0] for each in THENS})
+        row[then][0] += outcome.passed and outcome.hit
+        row[then][1] += 1
     width = max([len("fault"), *map(len, rows)])
     lines = [f"{'fault':{width}}  " + "  ".join(f"{then:>9}" for then in THENS)]
     for fault, by_then in sorted(rows.items()):
         shown = [f"{passed}/{run}" if run else "–" for passed, run in by_then.values()]
         lines.append(f"{fault:{width}}  " + "  ".join(f"{each:>9}" for each in shown))
-    passed = sum(outcome.passed for outcome in outcomes)
-    seconds = sum(outcome.seconds for outcome in outcomes)
-    missed = sum(not outcome.hit for outcome in outcomes)
-    lines.append(f"{planned} cells, {len(outcomes)} run, {passed} passed, {seconds:.0f} seconds")
-    if missed:
-        lines.append(f"In {missed} cells the fault never came about: their step had nothing to do.")
+    lines += [_count(name, set(ids), outcomes) for name, ids in sets.items()]
+    lines += [f"NOT HIT {each.cell}" for each in outcomes if each.passed and not each.hit]
     lines += [f"FAILED {each.cell}: {'; '.join(each.problems)}" for each in outcomes if not each.passed]
     return "\n".join(lines)
+
+
+def _count(name: str, ids: set[str], outcomes: Sequence[Outcome]) -> str:
+    run = [each for each in outcomes if each.cell in ids]
+    passed = sum(each.passed and each.hit for each in run)
+    missed = sum(each.passed and not each.hit for each in run)
+    seconds = sum(each.seconds for each in run)
+    failed = len(run) - passed - missed
+    counts = f"{len(ids)} cells, {len(run)} run, {passed} passed, {missed} not hit, {failed} failed"
+    return f"{name}: {counts}, {len(ids) - len(run)} never run; {seconds:.0f} seconds"

@@ -1,19 +1,23 @@
-"""Runs on the manager: looks at a unit's journal and runs a command when an event of a step is written.
+"""Runs on the manager: looks at a unit's journal and acts on the engine when an event of a step is written.
 
-Argument: JSON {"unit", "step", "event", "command", "delay", "state"}. Only entries written from now on count, and only
-the first that agrees; a step may be a glob. Says `looking`, then `seen <entry>`. Ends with its standard input.
+Argument: JSON {"unit", "step", "event", "act", "delay", "but", "state"}. Only entries written from now on count, and
+only the first that agrees; a step may be a glob, and is none of `but`. `act`: `kill` (-9), `hold` (stop until a line
+comes on the standard input) or `none`. Says `looking`, then `killed <pid>` or `held <pid>`, then `seen <entry>`. Ends
+with its standard input.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import json
 import os
 import select
-import subprocess
+import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 EVERY = 0.003
 
@@ -42,18 +46,47 @@ def main() -> None:
             return
 
 
-def act(given: dict[str, str | float], line: str) -> bool:
-    """Run the command if a line of the journal is the one; returns whether it was."""
+def act(given: dict[str, Any], line: str) -> bool:
+    """Act if a line of the journal is the one; returns whether it was."""
     try:
         entry = json.loads(line)
     except ValueError:
         return False
-    if entry.get("event") != given["event"] or not fnmatch.fnmatchcase(entry.get("step", ""), str(given["step"])):
+    step = entry.get("step", "")
+    if entry.get("event") != given["event"] or step in given["but"] or not fnmatch.fnmatchcase(step, given["step"]):
         return False
-    time.sleep(float(given["delay"]))
-    done = subprocess.run(["sh", "-c", str(given["command"])], capture_output=True, text=True, check=False)
-    print(f"seen {json.dumps(entry)}\n{done.stdout}{done.stderr}", flush=True)
+    time.sleep(given["delay"])
+    held = []
+    for pid in engines(f"{given['state']}/lock") if given["act"] != "none" else ():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL if given["act"] == "kill" else signal.SIGSTOP)
+            print(f"{'killed' if given['act'] == 'kill' else 'held'} {pid}", flush=True)
+            held.append(pid)
+    print(f"seen {json.dumps(entry)}", flush=True)
+    if given["act"] == "hold":
+        os.read(0, 1)
+        for pid in held:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
     return True
+
+
+def engines(lock: str) -> list[int]:
+    """Return who has the lock of moves open: that is the engine, whatever Ansible calls the process."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit() and int(process.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                if any(_leads_to(each, lock) for each in (process / "fd").iterdir()):
+                    found.append(int(process.name))
+    return found
+
+
+def _leads_to(link: Path, goal: str) -> bool:
+    try:
+        return str(link.readlink()) == goal
+    except OSError:
+        return False
 
 
 if __name__ == "__main__":

@@ -76,9 +76,10 @@ class Play:
         return "; ".join(str(each.get("msg", "")) for each in results) or f"exit {self.status}: {self.log}"
 
     def unit(self, name: str) -> dict[str, Any]:
-        """Return what the module said of a unit, {} if it said nothing."""
-        told = [each["units"] for each in _dicts(self.document) if isinstance(each.get("units"), dict)]
-        return next((dict(each[name]) for each in told if isinstance(each.get(name), dict)), {})
+        """Return what the module said last of a unit, {} if it said nothing: the role may look before it acts."""
+        results = [each for each in _dicts(self.document) if "lines" in each and isinstance(each.get("units"), dict)]
+        told = [each["units"][name] for each in results if isinstance(each["units"].get(name), dict)]
+        return dict(told[-1]) if told else {}
 
 
 @dataclass
@@ -90,8 +91,8 @@ class Rig:
     deployed: Deployment
     directory: Path
     plays: list[Play] = field(default_factory=list)
-    #: The phase in which the last cell left the unit, whole and idle; None: nothing is known of it.
-    stands: str | None = None
+    #: The phase in which the last cell left the unit, whole and idle, and what it was deployed with (`env`).
+    stands: tuple[str, Mapping[str, Mapping[str, str]]] | None = None
 
     @property
     def unit(self) -> str:
@@ -123,13 +124,28 @@ class Rig:
             rm -rf {SNAPSHOT}; mkdir -p {SNAPSHOT}
             for volume in {" ".join(self.deployed.volumes())}; do
                 cp -a "$root/volumes/$volume/_data" "{SNAPSHOT}/$volume"
-            done"""
+            done
+            touch {SNAPSHOT}/{self._stamp}"""
         answers = f"AUTH {self.deployed.passwords['redis']}\nSAVE\n"
         hosts.ssh(self.settings, MANAGER, f"sh -c {shlex.quote(script)}", stdin=answers, timeout=180)
+
+    def has_snapshot(self) -> bool:
+        """Whether the lab still has the snapshot that an earlier run made of this unit."""
+        return hosts.ssh(self.settings, MANAGER, f"[ -e {SNAPSHOT}/{self._stamp} ] && echo yes || echo no") == "yes"
+
+    @property
+    def _stamp(self) -> str:
+        return f"of-{self.unit}-{self.deployed.way}"
 
     def restore(self) -> None:
         """Put the unit, the hosts and the Swarm back to the snapshot, whatever happened since."""
         self.stands = None
+        # One whose cell was broken off goes on without its controller.
+        hosts.ssh(
+            self.settings,
+            MANAGER,
+            f"for engine in $({_HOLDERS}); do pid=${{engine#/proc/}}; kill -9 ${{pid%%/*}}; done",
+        )
         heal(self.settings)
         ledger.stop(self.settings)
         two_sides.stop(self.settings)
@@ -257,6 +273,26 @@ class Rig:
             found.append(f"the lease is on {self.leases()}, not on {place}")
         return found
 
+    def left_behind(self, place: str) -> list[str]:
+        """Say what a move has left though it was cancelled, with the unit at a place. Its proven backups stay."""
+        script = f"""
+            root=$(docker info --format '{{{{.DockerRootDir}}}}')
+            docker ps --filter label={units.MOVES}={self.unit} --format 'container {{{{.Names}}}}'
+            for volume in {" ".join(self.deployed.volumes())}; do
+                [ -e "$root/evenkeel/$volume" ] && echo "parked $volume"
+                docker volume inspect "$volume" >/dev/null 2>&1 && echo "volume $volume"
+            done
+            systemctl list-units --all --plain --no-legend 'evenkeel-*-{self.unit}*' | awk '{{print "unit " $1}}'
+            docker secret ls -q --filter label={units.MOVES}={self.unit} 2>/dev/null | sed 's/^/secret /'
+            true"""
+        told = {host: hosts.ssh(self.settings, host, "sh -s", stdin=script).splitlines() for host in HOSTS}
+        return [
+            f"{host} still has {line}"
+            for host, lines in told.items()
+            for line in lines
+            if host != place or not line.startswith("volume ")
+        ]
+
 
 def heal(settings: Settings) -> None:
     """Undo every fault that a test may have left on the hosts."""
@@ -270,6 +306,9 @@ def heal(settings: Settings) -> None:
     for host in HOSTS:
         hosts.ssh(settings, host, "sh -s", stdin=script)
         tools.engine_back(settings, host)
+    # Swarm notices only seconds later; until then a verb rightly says that a node is not ready.
+    ready = "docker node ls --format '{{.Status}}' | sort -u"
+    hosts.ssh(settings, MANAGER, f'until [ "$({ready})" = Ready ]; do sleep 0.2; done')
 
 
 def _loads(line: str) -> dict[str, Any] | None:

@@ -5,11 +5,12 @@ Only lab hosts are ever touched: every function takes the lab's Settings and rea
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,16 +26,6 @@ UNDO_SECONDS = 300
 STATE = "/var/lib/evenkeel/migration"
 WATCHER = Path(__file__).with_name("on_host_watcher.py")
 CHAIN = "LAB_FAULT"
-#: Whoever holds the lock of moves is the engine, whatever Ansible calls the process.
-KILL_ENGINE = f"""
-for fd in /proc/[0-9]*/fd/*; do
-    if [ "$(readlink "$fd" 2>/dev/null)" = {STATE}/lock ]; then
-        pid=${{fd#/proc/}}; pid=${{pid%%/*}}
-        kill -9 "$pid" 2>/dev/null && echo "killed $pid"
-    fi
-done
-true
-"""
 
 
 @contextmanager
@@ -119,7 +110,10 @@ def disk_full(settings: Settings, host: str = "kvm2", *, left: int = 0) -> Any:
     do = f"""
         [ "$(stat -f -c %T /var/lib/docker)" = tmpfs ] || {{ echo "the lab needs LAB_DISK for this" >&2; exit 1; }}
         free=$(df --output=avail -B1 /var/lib/docker | tail -n 1)
-        fallocate -l $((free - {left})) {file}"""
+        size=$((free - {left}))
+        # Others write, too.
+        until fallocate -l $size {file} 2>/dev/null; do size=$((size - 1048576)); done
+        [ {left} -gt 0 ] || head -c 64M /dev/zero >> {file} 2>/dev/null || true"""
     return fault(settings, host, "disk", do, f"rm -f {file}")
 
 
@@ -164,10 +158,12 @@ def populated(settings: Settings, volume: str, host: str = "kvm2") -> Iterator[N
 
 
 class AtStep:
-    """Does something when the engine's journal shows an event of a step, on the manager at once or through a callback.
+    """Acts on the engine when its journal shows an event of a step: on the manager, within milliseconds.
 
-    `event` is an outcome (`did`, `failed`) or `intent`. `command`: a shell script, run on the manager by the watcher
-    within milliseconds. `callback`: called here, with the entry. `seen` is the entry, None until then.
+    `event` is an outcome (`did`, `failed`) or `intent`. `act`: `kill` (-9); `hold`: the engine stands still while
+    `callback` is called here with the entry, and then goes on, so that a fault comes exactly there; or `none`.
+    A step may be a glob; at those in `but` nothing is done. `seen` is the entry, None until then. `acted`: whether
+    there was an engine to kill or to hold.
     """
 
     def __init__(
@@ -177,15 +173,16 @@ class AtStep:
         step: str,
         event: str,
         *,
-        command: str = "true",
+        act: str = "none",
         delay: float = 0.0,
+        but: Sequence[str] = (),
         callback: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> None:
         self.settings = settings
-        self.given = {"unit": unit, "step": step, "event": event, "command": command, "delay": delay}
+        self.given = {"unit": unit, "step": step, "event": event, "act": act, "delay": delay, "but": list(but)}
         self.callback = callback
         self.seen: dict[str, Any] | None = None
-        self.said = ""
+        self.acted = False
         self.error: Exception | None = None
 
     def __enter__(self) -> AtStep:
@@ -205,11 +202,12 @@ class AtStep:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        """Stop the watcher; raises what the callback raised."""
+        """Let the watcher end, and hear what it still has to say; raises what the callback raised."""
         # Its standard input's end tells it to go, also when this process was killed.
+        self._go_on()
+        self._thread.join(timeout=120)
         self._process.terminate()
         self._process.wait()
-        self._thread.join(timeout=120)
         if self.error is not None:
             raise self.error
 
@@ -217,12 +215,20 @@ class AtStep:
         assert self._process.stdout
         for line in self._process.stdout:
             word, _, rest = line.partition(" ")
+            self.acted = self.acted or word in ("killed", "held")
             if word == "seen":
                 self.seen = json.loads(rest)
-                if self.callback is not None:
-                    try:
+                try:
+                    if self.callback is not None:
                         self.callback(self.seen)
-                    except (LabError, OSError) as error:
-                        self.error = error
-            else:
-                self.said += line
+                except (LabError, OSError) as error:
+                    self.error = error
+                finally:
+                    self._go_on()
+
+    def _go_on(self) -> None:
+        """Let an engine that was held go on, and the watcher end."""
+        assert self._process.stdin
+        # After a reboot of the manager nobody is there any more.
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()

@@ -8,7 +8,8 @@ from __future__ import annotations
 import base64
 import json
 from collections import Counter
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -17,9 +18,10 @@ from lab import units
 from lab.run import LabError
 from lab.settings import from_environment
 from lab.units import Deployment
-from tests.faults import cells, leaks, ledger, two_sides
+from tests.faults import cell_run, cells, leaks, ledger, two_sides
 from tests.faults.cells import BEFORE, FAULTS, THENS, WHOLE, Cell, FaultKind, Outcome
 from tests.faults.ledger import Write
+from tests.faults.rig import DURABLE, Play, Rig
 from tests.faults.two_sides import Accepted
 
 # --- ledger ---
@@ -182,6 +184,21 @@ def test_fast_needs_no_move_before_and_begins_each_cell_where_the_last_one_ended
     assert [cell.verb for cell in found[1:]] == [after[cell.verb, cell.then] for cell in found[:-1]]
 
 
+def test_next_comes_the_cell_that_begins_nearest_to_where_the_unit_stands() -> None:
+    faults = {fault.name: fault for fault in FAULTS}
+    cut, killed = faults["link-cut"], faults["kill-dockerd-kvm4"]
+    prepare, switch, reverse = (Cell(verb, f"{verb}.a", cut, "resume") for verb in ("prepare", "switch", "reverse"))
+    durable = Cell("reverse", "reverse.a", killed, "resume")
+    rig = Rig(cast("Any", None), cast("Any", None), deployment("saleor", "api"), Path())
+    every = [reverse, switch, prepare, durable]
+    orders = []
+    for stands in (None, ("switched", {}), ("copied", {}), ("cancelled", {}), ("switched", DURABLE)):
+        rig.stands = stands
+        orders.append(cell_run.nearest(rig, every))
+    assert orders == [prepare, reverse, switch, prepare, durable]
+    assert cell_run.way(rig, switch) is None
+
+
 def test_steps_come_from_what_a_move_did() -> None:
     entries: list[dict[str, Any]] = [
         {"event": "intent", "verb": "switch", "step": "switch.a"},
@@ -197,18 +214,31 @@ def test_a_step_that_the_plan_did_not_say_is_told() -> None:
     assert cells.unplanned({"switch": [{"id": "switch.a"}]}, done) == ["switch.b"]
 
 
-def test_the_table_counts_cells_and_names_what_failed() -> None:
-    cell = Cell("switch", "switch.a", FaultKind("redeploy"), "resume")
+def test_the_table_counts_each_sets_cells_and_names_what_failed_or_was_not_hit() -> None:
     outcomes = [
-        Outcome(cell.id, True, True, 10.0, [], {}),
+        Outcome("switch.a/redeploy/resume", True, True, 10.0, [], {}),
         Outcome("switch.b/redeploy/resume", False, True, 20.0, ["lost 3"], {}),
         Outcome("switch.c/link-cut/cancel", True, False, 5.0, [], {}),
     ]
-    shown = cells.table(outcomes, planned=4)
-    assert "4 cells, 3 run, 2 passed, 35 seconds" in shown
-    assert "redeploy" in shown and "1/2" in shown
-    assert "In 1 cells the fault never came about" in shown
+    every = [*(each.cell for each in outcomes), "switch.d/redeploy/resume"]
+    shown = cells.table(outcomes, {"all": every, "core": every[:1]}).splitlines()
+    assert "all: 4 cells, 3 run, 1 passed, 1 not hit, 1 failed, 1 never run; 35 seconds" in shown
+    assert "core: 1 cells, 1 run, 1 passed, 0 not hit, 0 failed, 0 never run; 10 seconds" in shown
+    assert any(line.split() == ["redeploy", "1/2", "–", "–"] for line in shown)
+    assert any(line.split() == ["link-cut", "–", "–", "0/1"] for line in shown)
+    assert "NOT HIT switch.c/link-cut/cancel" in shown
     assert "FAILED switch.b/redeploy/resume: lost 3" in shown
+
+
+def test_a_run_says_what_the_module_said_last_of_a_unit(tmp_path: Path) -> None:
+    looked, refused = {"phase": "switched"}, {"phase": "switched", "error": {"code": "wrong_phase"}}
+    results = [{"lines": [], "units": {"shop": looked}}, {"lines": [], "units": {"shop": refused}, "failed": True}]
+    tasks = [{"hosts": {"kvm4": each}} for each in [*results, {"msg": "where things stand"}]]
+    log = tmp_path / "run.log"
+    log.write_text("a warning\n" + json.dumps({"plays": [{"tasks": tasks}]}, indent=4))
+    play = Play("cancel", cast("Any", None), log)
+    assert play.unit("shop") == refused
+    assert play.unit("other") == {}
 
 
 # --- units as data ---

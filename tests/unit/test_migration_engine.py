@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -151,3 +152,75 @@ def test_of_a_move_that_ended_the_journal_is_left(switch: Engine) -> None:
     switch._end("complete")
     assert [file.name for file in directory.iterdir()] == ["journal.jsonl"]
     assert switch.journal.entries[-1]["how"] == "complete"
+
+
+class NamedByTheirVerb(Leases):
+    """The lease's steps as they are named in a run of a verb."""
+
+    class lease:  # noqa: N801
+        """Stands for the module."""
+
+        @staticmethod
+        def pin(move: Move, _services: Sequence[str]) -> Sequence[Step]:
+            return [step(f"{move.journal.verb}.pin", [])]
+
+        @staticmethod
+        def stop(move: Move, service: str) -> Step:
+            return step(f"{move.journal.verb}.{service}.stop", [])
+
+        @staticmethod
+        def start(move: Move, service: str, _place: Any) -> Step:
+            return step(f"{move.journal.verb}.{service}.start", [])
+
+        @staticmethod
+        def withdraw(move: Move) -> Step:
+            return step(f"{move.journal.verb}.withdraw", [])
+
+        @staticmethod
+        def give(move: Move, _place: Any) -> Step:
+            return step(f"{move.journal.verb}.give", [])
+
+    def mover(self, _move: Move, part: Part) -> Mover:
+        return cast("Mover", Moves(part, []))
+
+
+def named(engine: Engine, verb: str) -> Engine:
+    places = {name: type("Place", (), {"name": name, "host": None})() for name in THERE}
+    setting = replace(engine.setting, places=places, tools=NamedByTheirVerb())
+    mine = Engine(setting, verb, lambda _event, _data: None)
+    mine._parts = engine.parts()
+    return mine
+
+
+def test_a_plan_names_each_step_as_its_verb_will(switch: Engine) -> None:
+    # Who compares a plan with a journal, or approves it, would else look for steps that never come.
+    planning = named(switch, "plan")
+    found = {verb: [each.id for each in _flat(stages)] for verb, stages in planning._steps().items()}
+    assert "prepare.pin" in found["prepare"]
+    expected = ["switch.shop.fence", "switch.api.stop", "switch.withdraw", "switch.db.stop", "switch.shop.promotion"]
+    assert [each for each in found["switch"] if each in expected] == expected
+    assert not [each for ids in found.values() for each in ids if each.startswith("plan")]
+
+
+def test_services_that_a_redeploy_took_away_run_again_after_a_second_switch(
+    switch: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It may come between the last start and the old copy's following, or any time later.
+    again = named(switch, "switch")
+    walked: list[str] = []
+    monkeypatch.setattr(again.walk, "forward", lambda stages: walked.extend(each.id for each in _flat(stages)))
+    again._switch(Phase("switched", *BACK, since="2026-01-01T00:00:00+00:00"))
+    starts = ["switch.db.start", "switch.api.start", "follow db"]
+    assert [each for each in walked if each in starts] == starts
+    assert not [each for each in walked if each.startswith(("take_over", "switch.give"))]
+
+
+def test_cancel_takes_back_what_a_broken_off_backup_left(switch: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    cancelling = named(switch, "cancel")
+    cancelling.journal.write("prepared")
+    undone: list[str] = []
+    monkeypatch.setattr(cancelling.walk, "back", lambda steps: undone.extend(each.id for each in steps))
+    monkeypatch.setattr(cancelling.walk, "forward", lambda _stages: None)
+    monkeypatch.setattr(cancelling.tools.lease, "unpin", lambda _move, _services: [], raising=False)
+    cancelling._cancel(Phase("prepared", *THERE))
+    assert [each for each in undone if each.endswith(" db")] == ["prepare db", "backup db", "precopy db"]

@@ -11,6 +11,7 @@ import json
 import os
 import stat
 import struct
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -23,7 +24,11 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors i
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import LocalHost
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.journal import Journal
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import Member, Part, Unit
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers import postgres, postgres_facts
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers import (
+    postgres,
+    postgres_copy,
+    postgres_facts,
+)
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Move, Options, Place
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres import PostgresMover
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_content import (
@@ -469,3 +474,26 @@ def test_what_was_written_after_the_consumers_stop_is_found_before_the_promotion
         compared.probe()
     # After the promotion clients may write at any moment: nothing that they change is compared any more.
     assert [step.id for step in mover.verify()] == ["verify.db.identity", "verify.db.canary"]
+
+
+def test_a_copy_ends_when_its_node_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Swarm would call its task running for a day.
+    def silent(_argv: object) -> None:
+        raise MoveError("host_unreachable", "no answer")
+
+    task = {"CreatedAt": "1", "Status": {"State": "running"}}
+    cluster = SimpleNamespace(find_service=lambda _name: {"ID": "1"}, tasks=lambda _service: [task])
+    context = SimpleNamespace(
+        names=Names("shop", "db"),
+        move=SimpleNamespace(cluster=cluster),
+        primary=lambda: SimpleNamespace(ask=lambda _sql: None),
+        part=SimpleNamespace(service="db"),
+    )
+    place = SimpleNamespace(name="kvm2", host=SimpleNamespace(run=silent))
+    for name, seconds in (("_COPY_SECONDS", 3.0), ("_LOOK_SECONDS", 0.0), ("_SILENCE_SECONDS", 0.2)):
+        monkeypatch.setattr(postgres_copy, name, seconds)
+    began = time.monotonic()
+    with pytest.raises(MoveError) as caught:
+        postgres_copy.Copy(cast("Any", context), cast("Any", place))._await_copy(lambda **_numbers: None)
+    assert caught.value.code == "host_unreachable"
+    assert time.monotonic() - began > 0.2

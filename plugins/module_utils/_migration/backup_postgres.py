@@ -14,7 +14,10 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors i
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Place
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_content import collect, rows
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_context import Context
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_scratch import scratch_server
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_scratch import (
+    discard,
+    scratch_server,
+)
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_server import Server
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import pg_backup
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.pour import pour
@@ -41,8 +44,14 @@ class Backup:
         title = "back up to the target, restored there for proof"
         target = self.context.move.target.name
         return self.context.step(
-            "backup", "proven", title, target, self._is_fresh, self._back_up, deadline=_BACKUP_SECONDS
+            "backup", "proven", title, target, self._is_fresh, self._back_up, self._clear, deadline=_BACKUP_SECONDS
         )
+
+    def _clear(self) -> None:
+        """Remove what a backup that was broken off has left: its server, and files that nobody has proven."""
+        target = self.context.move.target
+        discard(self.context, target, f"{self.directory}/scratch")
+        target.host.call(pg_backup, "clear", directory=self.directory, timeout=600)
 
     def _is_fresh(self) -> bool:
         """Look for a proven backup of less than a day, taken on the timeline of now: a promotion begins a new one."""

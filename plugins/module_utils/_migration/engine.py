@@ -209,7 +209,7 @@ class Engine:
     def _plan(self, phase: Phase) -> dict[str, Any]:
         move = self._forward()
         movers = self._movers(move)
-        plan = self.tools.plan(move, movers, phase.name, self._steps(move, movers))
+        plan = self.tools.plan(move, movers, phase.name, self._steps())
         return {"plan": plan, "plan_text": self.tools.plan_text(plan)}
 
     def questions(self) -> list[dict[str, Any]]:
@@ -222,18 +222,22 @@ class Engine:
             for each in host.open
         ]
 
-    def _steps(self, move: Move, movers: Mapping[str, Mover]) -> dict[str, list[Stage]]:
-        """Return what each verb would walk, were it run now."""
-        return {
-            phases.PREPARE: list(self._preparing(move, movers)),
-            phases.PRECOPY: [_lanes(mover.precopy() for mover in movers.values())],
-            phases.SWITCH: [
-                self._fence(move, movers),
-                *self._up_to_the_intent(move, movers),
-                *self._from_the_intent(move, movers),
-                _lanes(mover.follow() for mover in movers.values()),
-            ],
-        }
+    def _steps(self) -> dict[str, list[Stage]]:
+        """Return what each verb would walk, were it run now: each named as in its own run."""
+        stages = {phases.PREPARE: Engine._preparing, phases.PRECOPY: Engine._copying, phases.SWITCH: Engine._switching}
+        found: dict[str, list[Stage]] = {}
+        for verb, of in stages.items():
+            engine = Engine(self.setting, verb, self.walk.say, check=True)
+            engine._parts = self.parts()
+            move = engine._forward()
+            found[verb] = list(of(engine, move, engine._movers(move)))
+        return found
+
+    def _switching(self, move: Move, movers: Mapping[str, Mover]) -> Iterator[Stage]:
+        yield self._fence(move, movers)
+        yield from self._up_to_the_intent(move, movers)
+        yield from self._from_the_intent(move, movers)
+        yield _lanes(mover.follow() for mover in movers.values())
 
     def _verify(self, phase: Phase, readiness: Sequence[Mapping[str, Any]]) -> None:
         if phase.problem:
@@ -278,10 +282,13 @@ class Engine:
         return list(self.tools.lease.pin(move, services))
 
     def _precopy(self, phase: Phase) -> None:
-        movers = self._movers(self._forward())
-        self.walk.forward([_lanes(mover.precopy() for mover in movers.values())])
+        move = self._forward()
+        self.walk.forward(list(self._copying(move, self._movers(move))))
         if phase.name != phases.COPIED:
             self.journal.write(phases.COPIED)
+
+    def _copying(self, _move: Move, movers: Mapping[str, Mover]) -> Iterator[Stage]:
+        yield _lanes(mover.precopy() for mover in movers.values())
 
     # --- switch, reverse ---
 
@@ -296,6 +303,10 @@ class Engine:
             for stage in self._from_the_intent(move, movers):
                 self.walk.forward([stage])
             self.journal.write(phases.SWITCHED, source=move.source.name, target=move.target.name)
+        else:
+            # A redeploy since then took the pin away, and where Swarm wants them now their data are parked.
+            for stage in self._started(move, movers):
+                self.walk.forward([stage])
         self.walk.forward([_lanes(mover.follow() for mover in movers.values())])
 
     def _end_giving_back(self, phase: Phase, move: Move, movers: Mapping[str, Mover]) -> Phase:
@@ -417,9 +428,15 @@ class Engine:
 
     def _from_the_intent(self, move: Move, movers: Mapping[str, Mover]) -> Iterator[Stage]:
         """Yield what only goes forward."""
-        lease, target = self.tools.lease, move.target
         yield _lanes(mover.take_over() for mover in movers.values())
-        yield lease.give(move, target)
+        yield self.tools.lease.give(move, move.target)
+        yield from self._started(move, movers)
+        # Only now, as it takes a second: past the intent the watcher does nothing.
+        yield self._disarm(move)
+
+    def _started(self, move: Move, movers: Mapping[str, Mover]) -> Iterator[Stage]:
+        """Yield what has the services run on the target, and looks whether they are as they should be there."""
+        lease, target = self.tools.lease, move.target
         started = [
             [lease.start(move, service, target), *self._checks(movers, service)]
             for service in self._services(apps=False)
@@ -428,8 +445,6 @@ class Engine:
         for service in self._services(apps=True):
             yield lease.start(move, service, target)
             yield from self._checks(movers, service)
-        # Only now, as it takes a second: past the intent the watcher does nothing.
-        yield self._disarm(move)
 
     def _disarm(self, move: Move) -> Step:
         return Step(
@@ -498,7 +513,8 @@ class Engine:
         move = self._forward()
         movers = self._movers(move)
         turned = self._movers(self._move(self.unit.target, self.unit.home)) if phase.since else {}
-        steps = [step for mover in movers.values() for step in _flat([*mover.prepare(), *mover.precopy()])]
+        made = [[*mover.prepare(), *mover.backup(), *mover.precopy()] for mover in movers.values()]
+        steps = [step for stages in made for step in _flat(stages)]
         steps += [step for mover in turned.values() for step in _flat(mover.follow())]
         self.walk.back(steps)
         self.walk.forward(self.tools.lease.unpin(move, [*self._services(apps=True), *self._services(apps=False)]))

@@ -36,6 +36,12 @@ _CHUNK = 1 << 20
 _READING = 6 * 3600
 # Of tar: files changed, or went, while it read them. That is what a backup of a volume in use is like.
 _CHANGED = 1
+#: How names of backups go on behind their prefix; so those of part "cache" are not those of "cache-2".
+_STAMP = "[0-9]" * 8 + "T*"
+_PROOFS = f'for each in "$1"{_STAMP}.json; do [ -e "$each" ] && cat "$each" && echo; done; true'
+#: What is neither a proof nor proven.
+_CLEAR = f'''for each in "$1"{_STAMP}
+do case $each in *.json) ;; *) [ -e "$each.json" ] || rm -rf -- "$each" ;; esac; done'''
 
 
 @dataclass(frozen=True)
@@ -46,19 +52,30 @@ class Target:
     directory: str
     move: str
     prefix: str
+    unit: str
 
     def proven(self) -> bool:
         """Whether a backup of this move is there that was restored once, as long as it was then."""
-        script = 'for each in "$1"/"$2"*.json; do [ -e "$each" ] && cat "$each" && echo; done; true'
-        shown = self.place.host.run(["sh", "-c", script, "sh", self.directory, self.prefix]).out
+        shown = self.place.host.run(["sh", "-c", _PROOFS, "sh", f"{self.directory}/{self.prefix}"]).out
         records = [json.loads(line) for line in shown.splitlines() if line.strip()]
         return any(record["move"] == self.move and self._size(record["file"]) == record["bytes"] for record in records)
 
     def new(self, kind: str) -> str:
         """Return the path of a new backup; makes the directory."""
+        self.clear()
         self.place.host.run(["install", "-d", "-m", "700", self.directory])
         now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
         return f"{self.directory}/{self.prefix}{now}.{kind}"
+
+    @property
+    def container(self) -> str:
+        """The name of the throwaway container that proves a backup."""
+        return f"evenkeel-scratch-{self.unit}-{self.prefix.strip('-')}"
+
+    def clear(self) -> None:
+        """Remove what a backup that was broken off has left: its container, and files that nobody has proven."""
+        self.place.host.run(["docker", "rm", "-f", "-v", self.container], check=False)
+        self.place.host.run(["sh", "-c", _CLEAR, "sh", f"{self.directory}/{self.prefix}"], timeout=600)
 
     def prove(self, path: str, record: dict[str, Any]) -> None:
         """Write down what proves a backup; from here on it counts."""
@@ -134,7 +151,7 @@ def of_volume(volume: Volume) -> Step:
 
     title = f"back the volume {volume.name} up, and unpack the backup once"
     return Step(
-        f"prepare.{volume.part.key}.backup-{volume.name}", title, target.name, where.proven, do, deadline=_READING
+        f"prepare.{volume.part.key}.backup-{volume.name}", title, target.name, where.proven, do, _READING, where.clear
     )
 
 
@@ -183,13 +200,13 @@ def of_redis(servers: Servers) -> Step:
         finally:
             source.host.run(["rm", "-f", "--", scratch])
         tell(text="the backup is loaded once, for proof")
-        where.prove(path, record | _loaded(servers, path))
+        where.prove(path, record | _loaded(servers, path, where.container))
 
     title = f"back {servers.part.service} up, and load the backup once"
-    return Step(f"prepare.{servers.part.key}.backup", title, target.name, where.proven, do, deadline=_READING)
+    return Step(f"prepare.{servers.part.key}.backup", title, target.name, where.proven, do, _READING, where.clear)
 
 
-def _loaded(servers: Servers, path: str) -> dict[str, Any]:
+def _loaded(servers: Servers, path: str, container: str) -> dict[str, Any]:
     """Load a backup in a throwaway container on the target; returns how many keys it holds."""
     host, explored = servers.move.target.host, servers.explore_service(servers.move.source)
     program = explored["info"].get("executable", "").rpartition("/")[2] or "redis-server"
@@ -197,8 +214,7 @@ def _loaded(servers: Servers, path: str) -> dict[str, Any]:
     image = servers.spec()["TaskTemplate"]["ContainerSpec"]["Image"]
     options = ["--network", "none", "--label", f"evenkeel.migration={servers.move.unit.name}", "--entrypoint", program]
     server = ["--dir", "/", "--dbfilename", "backup.rdb", "--save", "", "--appendonly", "no", *modules]
-    made = host.run(["docker", "create", *options, "--user", "0:0", image, *server], timeout=600).out.split()
-    container = made[-1]
+    host.run(["docker", "create", "--name", container, *options, "--user", "0:0", image, *server], timeout=600)
     try:
         host.run(["docker", "cp", path, f"{container}:/backup.rdb"], timeout=600)
         host.run(["docker", "start", container])
@@ -224,4 +240,5 @@ def _loaded(servers: Servers, path: str) -> dict[str, Any]:
 
 def _where(volume: Volume, prefix: str) -> Target:
     move = volume.move
-    return Target(move.target, f"{move.options.backup_directory}/{move.unit.name}", move_id(move), prefix)
+    directory = f"{move.options.backup_directory}/{move.unit.name}"
+    return Target(move.target, directory, move_id(move), prefix, move.unit.name)

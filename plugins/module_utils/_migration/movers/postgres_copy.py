@@ -21,6 +21,9 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk imp
 _COPY_SECONDS = 24 * 3600.0
 _CATCH_UP_SECONDS = 6 * 3600.0
 _STREAMING_SECONDS = 90.0
+_LOOK_SECONDS = 5.0
+#: A link that is back within this time has cost nothing.
+_SILENCE_SECONDS = 60.0
 
 _BASEBACKUP = """
 set -eu
@@ -123,6 +126,7 @@ class Copy:
     def _await_copy(self, tell: Tell) -> None:
         deadline = time.monotonic() + _COPY_SECONDS
         server = self.context.primary()
+        answered = looked = time.monotonic()
         while True:
             state = self._task_state()
             if state == "complete":
@@ -138,7 +142,22 @@ class Copy:
             )
             if progress:
                 tell(bytes=progress[0], total=progress[1], text=progress[2])
+            if time.monotonic() - looked > _LOOK_SECONDS:
+                answered, looked = self._answered(answered), time.monotonic()
             time.sleep(0.3)
+
+    def _answered(self, before: float) -> float:
+        """Return when the node last answered. Raises MoveError once it is silent for too long.
+
+        Of a node that is cut off Swarm goes on saying that its task runs, for a day.
+        """
+        try:
+            self.place.host.run(["true"])
+        except MoveError:
+            if time.monotonic() - before > _SILENCE_SECONDS:
+                raise
+            return before
+        return time.monotonic()
 
     def _task_state(self) -> str:
         service = self.context.move.cluster.find_service(self.context.names.companion(self.place.name))
@@ -153,6 +172,8 @@ class Copy:
         return (
             f"host=tasks.{context.part.service} port={context.layout().port} user={context.names.role}"
             f" passfile={context.passfile} application_name={self.slot} connect_timeout=10"
+            # Who only receives would wait for hours for a peer that is gone.
+            f" keepalives_idle={_SILENCE_SECONDS / 2:.0f} keepalives_interval=10 keepalives_count=3"
         )
 
     # --- the standby ---

@@ -95,6 +95,8 @@ class Preparation:
         def make(_tell: Tell) -> None:
             self._refuse_populated()
             context.move.journal.before(f"volume:{volume}:{target.name}", lambda: self._volume_there(target))
+            # First of all ours: whatever comes now, cancel knows it.
+            context.mark(target, copy="none")
             if not self._volume_there(target):
                 target.host.run(["docker", "volume", "create", *self._labels(), volume])
             if context.paths(target)["state"] == copies.LIVE:
@@ -110,14 +112,15 @@ class Preparation:
                 owner=layout.owner,
                 mode=layout.mode,
             )
-            context.mark(target, copy="none")
 
         def remove() -> None:
             source = context.move.source
             if context.paths(source)["state"] == copies.LIVE:
                 # It may have been there and back: what lay around the parked copy is left.
                 source.host.call(pg_data, "discard", base=context.path(source, copies.PARKED))
-            if not context.is_ours(context.look(target, copies.PARKED)["marker"]):
+            # Live it was not parked yet when a kill came; with files in it somebody has begun to use it.
+            live = context.paths(target)["state"] == copies.LIVE and not context.look(target, copies.LIVE)["empty"]
+            if live or not context.is_ours(context.look(target, copies.PARKED)["marker"]):
                 return
             if context.move.journal.before(f"volume:{volume}:{target.name}", lambda: True):
                 path = context.path(target, copies.PARKED)

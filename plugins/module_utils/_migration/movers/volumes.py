@@ -199,6 +199,12 @@ class Volume:
     def remove(self, place: Place) -> None:
         """Remove our parked copy and its volume; a live one, or another's, is left. Safe to run again."""
         found = self.look(place)
+        if found["state"] == copies.LIVE and found["empty"] and self.ours(found):
+            # A kill came between its making and its parking.
+            if users(place.host, self.live_path(place), self.name):
+                return
+            place.host.call(copies, "park", root=place.root, volume=self.name)
+            found = self.look(place)
         if found["state"] not in (copies.PARKED, copies.NEITHER) or not (found["owner"] is None or self.ours(found)):
             return
         self._call(place, "discard", timeout=3600)
@@ -226,12 +232,13 @@ class Volume:
         found = self.look(place)
         self._refuse(place, found)
         labels: Sequence[str] = ("--label", f"evenkeel.migration={self.move.unit.name}")
+        # First of all ours: whatever comes now, cancel knows it.
+        self._call(place, "claim")
         if not self._known(place):
             place.host.run(["docker", "volume", "create", *labels, self.name])
             if found["state"] == copies.PARKED:
                 # Somebody pruned the volume; the engine has made an empty directory beside our copy.
                 place.host.run(["rmdir", "--", self.live_path(place)])
-        self._call(place, "claim")
         place.host.call(copies, "park", root=place.root, volume=self.name)
 
     def _refuse(self, place: Place, found: Mapping[str, Any]) -> None:

@@ -38,12 +38,18 @@ def begin(directory: str, name: str) -> str:
         root.mkdir(parents=True, exist_ok=True)
     finally:
         os.umask(before)
-    for entry in root.iterdir():
-        if entry.is_dir() and not (entry / RECORD).exists():
-            shutil.rmtree(entry)
+    clear(directory)
     place = root / name
     place.mkdir(mode=0o700)
     return str(place)
+
+
+def clear(directory: str) -> None:
+    """Remove what backups that were broken off have left."""
+    root = Path(directory)
+    for entry in root.iterdir() if root.is_dir() else ():
+        if entry.is_dir() and not (entry / RECORD).exists():
+            shutil.rmtree(entry)
 
 
 def finish(directory: str, name: str, record: dict[str, object], keep: int) -> None:
