@@ -114,7 +114,7 @@ def making(kind: str, host: Target, journal: Journal) -> Step:
     if kind == "postgres":
         journal.before("layout:db", lambda: LAYOUT)
         return Preparation(Context(move, part)).place()
-    return cast("Step", Volume(move, part, "data").make())
+    return Volume(move, part, "data").make()
 
 
 @pytest.mark.parametrize("kind", ["postgres", "redis"])
