@@ -207,10 +207,10 @@ class Pause:
         """
         token = self.held_token()
         until = int(token["wall"] + token["until"] - token["paused"] - MARGIN / 2)
-        # With the shell ends `docker events`, which would go on until its time is up.
+        # Then all of the unit ends: `docker events` would go on until its time is up.
         script = (
             'docker events --filter "container=$1" --filter event=kill --until "$2" --format x'
-            ' | { read -r _ && docker kill --signal KILL "$1"; kill $$; }'
+            ' | { read -r _ && docker kill --signal KILL "$1"; kill 0; }'
         )
         unit, shell = f"--unit={self._end_unit(token)}", ["/bin/sh", "-c", script, "sh", token["container"], str(until)]
         self.source.host.run(["systemd-run", "--quiet", "--collect", unit, *shell])
