@@ -107,9 +107,12 @@ LAYOUT = {
 def making(kind: str, host: Target, journal: Journal) -> Step:
     """Return the step that makes the target's place for a copy."""
     place = Place(host, Node("n", "kvm2", "10.0.0.2", 2.0, 2**30, True, False, {}), str(host.root))
+    home = Place(
+        LocalHost("kvm4"), Node("m", "kvm4", "10.0.0.1", 4.0, 2**30, True, True, {}), str(host.root.with_name("home"))
+    )
     service = {"Spec": {"Name": "db", "TaskTemplate": {"ContainerSpec": {"Mounts": [{"Source": "data"}]}}}}
     cluster = cast("Cluster", type("Swarm", (), {"service": lambda _self, _name: service})())
-    move = Move(Unit("shop", "kvm4", "kvm2", ()), place, place, cluster, journal, Options())
+    move = Move(Unit("shop", "kvm4", "kvm2", ()), home, place, cluster, journal, Options())
     part = Part("db", kind, "db", Member("db"), {"data": "/data"})
     if kind == "postgres":
         journal.before("layout:db", lambda: LAYOUT)
