@@ -44,6 +44,18 @@ demo: lab-up ## Two hosts, the seeds' estate, a look, site.yml over SSH, and a p
 	@echo; echo "The page: $(CURDIR)/reports/$${LAB_NAME:-demo}/report.html"
 	@echo "Files: reports/$${LAB_NAME:-demo}/   Log in: ssh -F .lab/$${LAB_NAME:-demo}/ssh_config kvm4.$${LAB_NAME:-demo}   Remove it all: make lab-down"
 
+.PHONY: launcher
+launcher: setup ## Run the job launcher alone on this machine until Ctrl-C; prints URL and first login (needs Node.js for the page)
+	@$(BIN)/python -m lab.launcher alone
+
+.PHONY: launcher-image
+launcher-image: ## Build the job launcher's image (LAUNCHER_TAG=job-launcher); needs docker and a registry with python and node
+	docker build --tag $${LAUNCHER_TAG:-job-launcher} apps/job_launcher
+
+.PHONY: lab-launcher
+lab-launcher: setup ## Build that image without such a registry and put it on the hosts of the lab
+	$(BIN)/python -m lab.launcher up
+
 .PHONY: lab-up
 lab-up: setup ## Bring the lab up (LAB_NAME=demo LAB_DEBIAN=trixie LAB_LOAD=0.01)
 	$(LAB) up
@@ -53,7 +65,7 @@ lab-down: setup ## Remove the lab and nothing else
 	$(LAB) down
 
 .PHONY: test
-test: setup ## All tests: lint, unit, the page in Chromium, real cgroups, the lab, molecule (make test-unit: only what needs no lab)
+test: setup ## All tests: lint, unit, real cgroups, the pages in Chromium, the launcher, the lab, molecule (make test-unit: only what needs no lab)
 	tests/run
 
 .PHONY: test-movers
@@ -82,9 +94,14 @@ test-unit: setup ## Unit tests
 	$(BIN)/pytest tests/unit
 
 .PHONY: test-browser
-test-browser: setup ## The report's page in Chromium; screenshots in tests/artifacts
+test-browser: setup ## The report's page and the launcher's in Chromium; screenshots in tests/artifacts
 	tests/browser/install-chromium
-	$(BIN)/pytest tests/browser
+	tests/launcher_browser/install-node
+	$(BIN)/pytest tests/browser tests/launcher_browser
+
+.PHONY: test-launcher
+test-launcher: setup ## The job launcher's server with real workers, kills and full disks; its long soak with LAUNCHER_TESTS=soak
+	$(BIN)/pytest $(LAUNCHER)/tests -m "$${LAUNCHER_TESTS:-not soak}"
 
 .PHONY: lint
 lint: setup ## ansible-lint (production), yamllint, ruff, mypy, changelog fragments
@@ -107,4 +124,5 @@ ee: setup ## Build the execution environment for AWX and ansible-runner (EE_TAG=
 .PHONY: clean
 clean: setup ## Remove all labs, their images, .venv and every cache
 	$(LAB) clean
+	rm -rf $(LAUNCHER)/../frontend/node_modules $(LAUNCHER)/../frontend/dist
 	rm -rf $(VENV) .ansible .pytest_cache .mypy_cache .ruff_cache .hypothesis

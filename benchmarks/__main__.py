@@ -17,7 +17,7 @@ from typing import Any
 
 from ansible.release import __version__ as ansible_version
 
-from benchmarks import change, look, no_change, outage, site, sizing, threads, truth
+from benchmarks import change, launcher, look, no_change, outage, site, sizing, threads, truth
 from benchmarks.bench import Bench
 from benchmarks.report import RESULTS, Report
 from lab.__main__ import down, status, up
@@ -46,6 +46,7 @@ BENCHMARKS = {
     "look": Plan(look.run, 3, 1),
     "change": Plan(change.run, 3, 1),
     "threads": Plan(threads.run, 10, 3, needs_lab=False),
+    "launcher": Plan(launcher.run, 3, 1, needs_lab=False),
     "sizing": Plan(sizing.run, 4, 1, needs_lab=False),
     "parallel": Plan(change.run_parallel, 3, 1, only_named=True),
     "outage": Plan(outage.run, 5, 1, only_named=True),

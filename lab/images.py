@@ -67,33 +67,33 @@ def base(engine: Engine, release: str) -> str:
 def host(engine: Engine, settings: Settings) -> str:
     """Return the image of a lab host for the settings' Debian release."""
     release = settings.debian
-    return _build(
+    return build(
         engine, f"host-{release}", IMAGES / "host", release, arguments={"DOCKER_PACKAGES": DEBIAN_RELEASES[release]}
     )
 
 
 def virtual_machine(engine: Engine, settings: Settings) -> str:
     """Return the image whose root file system becomes the virtual machine's disk: a lab host with a kernel."""
-    return _build(
+    return build(
         engine, f"vm-{settings.debian}", IMAGES / "vm", settings.debian, arguments={"BASE": host(engine, settings)}
     )
 
 
 def registry(engine: Engine) -> str:
     """Return the image of the lab's registry."""
-    return _build(engine, "registry", IMAGES / "registry", WORKLOAD_DEBIAN)
+    return build(engine, "registry", IMAGES / "registry", WORKLOAD_DEBIAN)
 
 
 def workloads(engine: Engine) -> dict[str, str]:
     """Return workload name -> image."""
     folder = IMAGES / "workload"
-    return {name: _build(engine, name, folder, WORKLOAD_DEBIAN, target=name) for name in WORKLOADS}
+    return {name: build(engine, name, folder, WORKLOAD_DEBIAN, target=name) for name in WORKLOADS}
 
 
 def unit_workloads(engine: Engine) -> dict[str, str]:
     """Return the images of the units that move, by name."""
     folder = IMAGES / "unit"
-    return {name: _build(engine, name, folder, WORKLOAD_DEBIAN, target=name) for name in UNIT_WORKLOADS}
+    return {name: build(engine, name, folder, WORKLOAD_DEBIAN, target=name) for name in UNIT_WORKLOADS}
 
 
 def old_redis(engine: Engine) -> dict[str, str]:
@@ -119,7 +119,7 @@ def fingerprint(arguments: object, *folders: Path) -> str:
     return content.hexdigest()[:12]
 
 
-def _build(
+def build(
     engine: Engine,
     name: str,
     folder: Path,

@@ -48,6 +48,11 @@ NOT_ASKED = {
         *("service_limits_docker_host", "service_limits_progress_file"),  # the same for all runs of an estate
     },
     "demand_probe": {"demand_probe_docker_host"},
+    # The inventory's: a survey's defaults would come before what it says.
+    "job_launcher": set(
+        load("roles", "job_launcher", "meta", "argument_specs.yml")["argument_specs"]["main"]["options"]
+    )
+    - {"job_launcher_timeout"},
     "recommendation": {
         *("recommendation_directory", "recommendation_history"),  # follow report_directory
         *("recommendation_minimum_cpus", "recommendation_minimum_memory"),  # the same for all runs of an estate

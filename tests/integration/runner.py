@@ -22,7 +22,10 @@ from tests.collection import copy_project
 
 BIN = Path(sys.executable).parent
 #: What the lab's inventory has only because its hosts are reached through a file of this machine.
-_OF_THE_LAB = ("lab_name", "lab_directory", "ansible_ssh_common_args", "ansible_host", "report_name")
+_OF_THE_LAB = (
+    *("lab_name", "lab_directory", "ansible_ssh_common_args", "ansible_host", "report_name"),
+    *("lab_launcher_image_file", "job_launcher_enabled", "job_launcher_image", "job_launcher_users"),
+)
 #: Where AWX looks for collections and roles besides those that the project's ansible.cfg names, which it puts first.
 _COLLECTIONS = "collections:~/.ansible/collections:/usr/share/ansible/collections"
 _ROLES = "roles:~/.ansible/roles:/usr/share/ansible/roles:/etc/ansible/roles"

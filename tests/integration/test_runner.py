@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from lab import units
+from lab import launcher, units
 from lab.engine import connect
 from lab.settings import Settings
 from tests.integration.harness import Spec, Swarm
+from tests.integration.launcher_client import PORT, remove
 from tests.integration.runner import JOB_TEMPLATES, Awx, Job
 
 #: Survey answers come as text wherever a person typed them.
@@ -222,6 +223,34 @@ def test_scale_says_what_it_changed(awx: Awx, swarm: Swarm, service: Callable[..
     assert first.artifacts["evenkeel_scale"] == {"service": name, "before": 1, "after": tasks, "changed": True}
     assert second.artifacts["evenkeel_scale"] == {"service": name, "before": tasks, "after": tasks, "changed": False}
     assert len(swarm.running(name)) == tasks
+
+
+@pytest.fixture
+def launcher_image(lab: Settings, swarm: Swarm, on_host: Callable[..., str]) -> Iterator[str]:
+    """The launcher's image, on the lab's hosts for one test."""
+    engine = connect(lab, start=False)
+    assert engine
+    remove(swarm, on_host)
+    yield launcher.up(engine, lab)
+    remove(swarm, on_host)
+    (lab.directory / f"pushed-{launcher.NAME}").unlink()
+
+
+@launches("Launcher")
+def test_the_launcher_is_deployed_and_says_where_it_is(awx: Awx, launcher_image: str, template: str) -> None:
+    password = "correct horse battery"  # noqa: S105 # a test's own
+    users = [{"name": "root", "role": "admin", "password": password}]
+    given: dict[str, Any] = {
+        "job_launcher_image": launcher_image,
+        "job_launcher_users": users,
+        "job_launcher_port": PORT,
+    }
+    first, second = (well(awx.job(template, streamed=streamed, **given)) for streamed in (True, False))
+    assert (first.changed, second.changed) == ({"kvm4": 1}, {})
+    found = {"service": "job-launcher", "node": "kvm4", "image": launcher_image, "url": f"http://kvm4:{PORT}"}
+    assert first.artifacts["evenkeel_launcher"] == {**found, "state": "created"}
+    assert second.artifacts["evenkeel_launcher"] == {**found, "state": "unchanged"}
+    assert password not in first.stdout + json.dumps(first.events)
 
 
 @launches("Site")
