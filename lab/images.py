@@ -98,7 +98,7 @@ def unit_workloads(engine: Engine) -> dict[str, str]:
 
 def old_redis(engine: Engine) -> dict[str, str]:
     """Return the image of a Redis before 6.2, by name."""
-    built = _build(engine, "old-redis", IMAGES / "unit", OLD_REDIS_DEBIAN, target="unit-redis")
+    built = build(engine, "old-redis", IMAGES / "unit", OLD_REDIS_DEBIAN, target="unit-redis")
     return {"old-redis": built}
 
 
