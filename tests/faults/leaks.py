@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -47,8 +48,9 @@ def secrets_of(rig: Rig) -> dict[str, str]:
     for host in HOSTS:
         for line in hosts.ssh(rig.settings, host, "sh -s", stdin=script).splitlines():
             path, _, content = line.partition(" ")
-            # Passwords have no spaces; a file with more is looked for word by word.
-            found |= {f"{path} ({number})": word for number, word in enumerate(content.split()) if len(word) >= 12}
+            # Passwords have no spaces; a file with more is looked for word by word. Directives are none.
+            words = [word for word in content.split() if len(word) >= 12 and not re.fullmatch("[a-z.-]+", word)]
+            found |= {f"{path} ({number})": word for number, word in enumerate(words)}
     return found
 
 

@@ -126,8 +126,13 @@ class Backup:
             }
 
         def install(_tell: Tell) -> None:
+            self._had_timer(self.context.move.target)
             program = source_of(pg_backup)
             target.call(pg_backup, "set_timer", name=self._timer, program=program, config=config(), when="daily")
+
+        def remove() -> None:
+            if not self._had_timer(self.context.move.target):
+                target.call(pg_backup, "unset_timer", name=self._timer)
 
         return self.context.step(
             "follow",
@@ -136,18 +141,33 @@ class Backup:
             target.name,
             lambda: bool(target.call(pg_backup, "timer", name=self._timer) == config()),
             install,
+            remove,
         )
 
     def unschedule(self) -> Step:
         """Remove the timer of an earlier move from the node that the service left."""
         source = self.context.move.source.host
+
+        def remove(_tell: Tell) -> None:
+            self._had_timer(self.context.move.source)
+            source.call(pg_backup, "unset_timer", name=self._timer)
+
         return self.context.step(
             "follow",
             "no_backup_timer",
             "no backup timer on the old node",
             source.name,
             lambda: source.call(pg_backup, "timer", name=self._timer) is None,
-            lambda _tell: source.call(pg_backup, "unset_timer", name=self._timer),
+            remove,
+        )
+
+    def _had_timer(self, place: Place) -> bool:
+        """Return whether a node had the timer, of an earlier move, before this one touched it."""
+        return bool(
+            self.context.move.journal.before(
+                f"backup_timer:{self.context.part.key}:{place.name}",
+                lambda: place.host.call(pg_backup, "timer", name=self._timer) is not None,
+            )
         )
 
     @property

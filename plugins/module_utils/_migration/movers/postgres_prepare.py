@@ -114,10 +114,6 @@ class Preparation:
             )
 
         def remove() -> None:
-            source = context.move.source
-            if context.paths(source)["state"] == copies.LIVE:
-                # It may have been there and back: what lay around the parked copy is left.
-                source.host.call(pg_data, "discard", base=context.path(source, copies.PARKED))
             # Live it was not parked yet when a kill came; with files in it somebody has begun to use it.
             live = context.paths(target)["state"] == copies.LIVE and not context.look(target, copies.LIVE)["empty"]
             if live or not context.is_ours(context.look(target, copies.PARKED)["marker"]):
@@ -130,9 +126,15 @@ class Preparation:
                 remove_volume(target.host, volume)
             target.host.call(pg_data, "discard", base=context.path(target, copies.PARKED))
 
-        return self.context.step(
-            "prepare", "volume", "make the volume on the target, parked and empty", target.name, ready, make, remove
-        )
+        def take_back() -> None:
+            remove()
+            source = context.move.source
+            if context.paths(source)["state"] == copies.LIVE:
+                # It may have been there and back: what lay around the parked copy is left.
+                source.host.call(pg_data, "discard", base=context.path(source, copies.PARKED))
+
+        title = "make the volume on the target, parked and empty"
+        return self.context.step("prepare", "volume", title, target.name, ready, make, take_back)
 
     def _refuse_populated(self) -> None:
         context, target = self.context, self.context.move.target

@@ -78,26 +78,30 @@ class Pause:
         # One transaction: nothing gets between the pause and the position. An old server, once paused, answers nobody
         # any more, so it saves in it, too.
         save = [["SAVE"]] if whole else []
-        commands: list[list[Any]] = [["MULTI"], pause, ["INFO", "replication"], ["INFO", "keyspace"], *save, ["EXEC"]]
+        # The position by ROLE and first: at INFO an old server tells its replicas of the transaction, and they don't
+        # count what they got of it before its end.
+        asked = [["ROLE"], *save, ["INFO", "replication"], ["INFO", "keyspace"]]
+        commands: list[list[Any]] = [["MULTI"], pause, *asked, ["EXEC"]]
         answer = self.servers.ask(self.source, container, commands, seconds=600)
         done = answer["replies"][-1] or [{"error": "the transaction was not run"}]
         replies = [*answer["replies"], *(done if isinstance(done, list) else [])]
         if any(isinstance(each, dict) for each in replies):
             raise MoveError("pause_refused", f"{self.service} does not pause writes: {first_error(replies)}")
-        replication, before = redis_server.parse_info(done[1]), answer["before"]
+        replication, keyspace = (redis_server.parse_info(text) for text in done[-2:])
+        before = answer["before"]
         self.journal.write(
             "redis_token",
             part=self.servers.part.key,
             source=self.source.name,
             container=container,
             replid=replication["master_replid"],
-            offset=int(replication["master_repl_offset"]),
+            offset=int(done[1][1]),
             paused=before["at"],
             wall=before["wall"],
             boot=before["boot"],
             # Counted from before it began: it ends later than this.
             until=before["at"] + milliseconds / 1000,
-            keyspace=redis_state.keyspace(redis_server.parse_info(done[2])),
+            keyspace=redis_state.keyspace(keyspace),
             saved=whole,
             appends=explored["config"].get("appendonly") == "yes",
             file=redis_state.rdb_file(explored["config"], self.servers.part.volumes),
@@ -203,10 +207,10 @@ class Pause:
         """
         token = self.held_token()
         until = int(token["wall"] + token["until"] - token["paused"] - MARGIN / 2)
-        # With the shell ends `docker events`, which would go on until its time is up.
+        # Then all of the unit ends: `docker events` would go on until its time is up.
         script = (
             'docker events --filter "container=$1" --filter event=kill --until "$2" --format x'
-            ' | { read -r _ && docker kill --signal KILL "$1"; kill $$; }'
+            ' | { read -r _ && docker kill --signal KILL "$1"; kill 0; }'
         )
         unit, shell = f"--unit={self._end_unit(token)}", ["/bin/sh", "-c", script, "sh", token["container"], str(until)]
         self.source.host.run(["systemd-run", "--quiet", "--collect", unit, *shell])
