@@ -1,4 +1,4 @@
-"""What keeping the logs of 8 workers costs the launcher's engine, beside a naive one: in processes of their own."""
+"""What keeping and pushing the logs of 8 workers costs the launcher, beside a naive one: in processes of their own."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from lab.run import LabError
 from lab.settings import PROJECT
 
 WORKERS, LINES_PER_SECOND = 8, 500
-QUESTION = f"the log of {WORKERS} workers, {LINES_PER_SECOND} lines/s each, read by 3: the engine, and the naive way"
+QUESTION = f"the log of {WORKERS} workers, {LINES_PER_SECOND} lines/s each, read by 3: the launcher, and the naive way"
 SECONDS, QUICK_SECONDS = 20.0, 5.0
 BACKEND = PROJECT / "apps" / "job_launcher" / "backend"
-#: launcher.md, acceptance 1 and 2; the push adds its 150 ms to the engine's share of the 300.
-MOST_CPU, MOST_RSS_MB, MOST_WRITES, MOST_LATENCY = 0.10, 64, 2.05, 0.15
+#: launcher.md, acceptance 1 and 2.
+MOST_CPU, MOST_RSS_MB, MOST_WRITES, MOST_LATENCY = 0.10, 64, 2.05, 0.3
 MOST_IDLE_CPU, MOST_IDLE_RSS_MB = 0.001, 50
 FIGURES = {
     "cpu": ("CPU, share of a core", "%"),
@@ -36,7 +36,7 @@ SEED = "The seed says: idle 5-10 % CPU, base 200-300 MB, disk writes -80 %, poll
 def run(bench: Bench) -> Report:
     """Measure either way by turns, so that other work on the machine meets both."""
     seconds = QUICK_SECONDS if bench.quick else SECONDS
-    found: dict[str, list[Mapping[str, Any]]] = {"engine": [], "naive": [], "idle": []}
+    found: dict[str, list[Mapping[str, Any]]] = {"served": [], "engine": [], "naive": [], "idle": []}
     for _ in range(bench.repetitions):
         for kind, results in found.items():
             results.append(_subject(kind, seconds))
@@ -49,8 +49,7 @@ def _subject(kind: str, seconds: float) -> Mapping[str, Any]:
             [
                 sys.executable,
                 "-m",
-                "benchmarks.launcher_subject",
-                kind,
+                *(["benchmarks.launcher_served"] if kind == "served" else ["benchmarks.launcher_subject", kind]),
                 directory,
                 str(seconds),
                 str(WORKERS),
@@ -71,20 +70,28 @@ def _subject(kind: str, seconds: float) -> Mapping[str, Any]:
 def _report(found: Mapping[str, list[Mapping[str, Any]]]) -> Report:
     series = {
         (kind, figure): Series(f"{kind}: {label}", [each[figure] for each in found[kind]], unit)
-        for kind in ("engine", "naive")
+        for kind in ("served", "engine", "naive")
         for figure, (label, unit) in FIGURES.items()
+        if figure in found[kind][0]
     }
     idle = Series("idle: CPU, share of a core", [each["cpu"] for each in found["idle"]], "%")
     idle_rss = Series("idle: RSS, MB", [each["rss_mb"] for each in found["idle"]], "")
     limits = {"cpu": MOST_CPU, "rss_mb": MOST_RSS_MB, "log_writes": MOST_WRITES, "latency": MOST_LATENCY}
     checks = [
-        Check(FIGURES[figure][0], series["engine", figure].median, bound, at_least=False, unit=FIGURES[figure][1])
+        Check(FIGURES[figure][0], series["served", figure].median, bound, at_least=False, unit=FIGURES[figure][1])
         for figure, bound in limits.items()
     ]
+    exact = [*found["served"], *found["engine"]]
     checks += [
         Check(idle.label, idle.median, MOST_IDLE_CPU, at_least=False, unit="%"),
         Check(idle_rss.label, idle_rss.median, MOST_IDLE_RSS_MB, at_least=False, unit=""),
-        Check("bytes exact", min(each["exact"] for each in found["engine"]), 1, at_least=True, unit=""),
+        Check(
+            "bytes exact",
+            min(each["exact"] for each in exact),
+            1,
+            at_least=True,
+            unit="",
+        ),
     ]
     return Report("launcher", QUESTION, [*series.values(), idle, idle_rss], checks, _notes(found))
 
@@ -100,5 +107,6 @@ def _notes(found: Mapping[str, list[Mapping[str, Any]]]) -> list[str]:
         f"Log writes: {1 - ours['log_writes'] / naive['log_writes']:.2%} fewer than the naive way; all write calls, "
         f"the database's among them: {1 - ours['write_calls'] / naive['write_calls']:.2%} fewer.",
         "Naive: a thread a worker, a flush a line, 3 viewers that read every 2 s. Workers are in neither's CPU.",
-        "The engine without the web layer: sockets come on top; its viewers are listeners in the process.",
+        "Served: the whole launcher with 3 WebSockets, told that it has 4 CPUs. Engine: what is behind the sockets; "
+        "its viewers are listeners in the process.",
     ]

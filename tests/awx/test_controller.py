@@ -27,7 +27,7 @@ def test_a_first_run_creates_everything(made: tuple[Setup, Run], controller: Con
     _, run = made
     assert run.changed == 12, run.text[-3000:]
     assert controller.all("projects")["Even Keel"]["scm_url"] == NEEDED["awx_project_url"]
-    assert len(controller.all("job_templates")) == 21
+    assert len(controller.all("job_templates")) == 22
     for template in controller.all("job_templates"):
         assert controller.linked("job_templates", template, "credentials") == ["Even Keel SSH"]
     assert "[WARNING]" not in run.text
