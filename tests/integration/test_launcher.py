@@ -9,12 +9,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from playwright.sync_api import Browser
 
 from lab import launcher as lab_launcher
 from lab.engine import connect
 from lab.settings import Settings
 from tests.integration.harness import Ansible, Run, Swarm, wait_for
 from tests.integration.launcher_client import ENDED, GATEWAY, PORT, SERVICE, Client, remove, tunnel
+from tests.launcher_browser import flows
+from tests.launcher_browser.conftest import Reader
+from tests.launcher_browser.loops import Loop
+from tests.launcher_browser.wire import Cut, Wire
 
 PASSWORD = "correct horse battery"  # noqa: S105 # a test's own
 WORK = ["/opt/launcher/bin/python3", "-I", "-m", "job_launcher.demo.work"]
@@ -185,6 +190,45 @@ def test_a_version_that_does_not_start_is_taken_back(deployed: Deployed, swarm: 
 
 def jobs(swarm: Swarm) -> list[str]:
     return [name for name, spec in swarm.specs().items() if "ReplicatedJob" in spec["Mode"]]
+
+
+class Wired:
+    """The deployed launcher behind a wire that can be cut."""
+
+    def __init__(self, address: str) -> None:
+        self._loop = Loop()
+        self._wire = Wire(int(address.rpartition(":")[2]))
+        self._loop.run(self._wire.open())
+        self.url = f"http://127.0.0.1:{self._wire.port}"
+
+    def cut(self, what: Cut) -> None:
+        self._loop.run(self._wire.cut(what))
+
+    def close(self) -> None:
+        self._loop.run(self._wire.close())
+        self._loop.close()
+
+
+@pytest.fixture
+def reader(client: Client, browser: Browser) -> Iterator[tuple[Reader, Wired]]:
+    """Someone at the pages that the deployed launcher serves."""
+    wired = Wired(client.address)
+    reader = Reader(browser, wired.url)
+    reader.log_in("root", PASSWORD)
+    yield reader, wired
+    reader.close()
+    wired.close()
+
+
+def test_its_pages_in_chromium(reader: tuple[Reader, Wired]) -> None:
+    """Log in, start eight, see log and balance pushed, stop, lose the wire, read the history; all with axe looking."""
+    admin, wired = reader
+    flows.run_of_eight(admin)
+    admin.page.goto("/")
+    flows.stopped_run(admin)
+    admin.page.goto("/")
+    flows.log_after_a_cut(admin, wired.cut)
+    flows.every_page(admin)
 
 
 def test_workers_run_on_the_other_node_with_their_logs_and_reports(
