@@ -82,6 +82,23 @@ def test_what_changed_since(tmp_path: Path) -> None:
 HERE, THERE = LocalHost("kvm4"), SshHost("kvm2", ["-i", "/a key"], "root@10.0.0.2")
 
 
+def test_what_goes_away_under_the_look_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A live volume is backed up while its service writes, renames and removes."""
+    one = tree(tmp_path / "1")
+    for name in ("0-first", "z-gone", "z-gone-too"):
+        (one / name).write_text(name)
+    content = manifest._content
+
+    def removing(full: bytes) -> str:
+        for name in ("z-gone", "z-gone-too"):
+            (one / name).unlink(missing_ok=True)
+        return content(full)
+
+    monkeypatch.setattr(manifest, "_content", removing)
+    seen = manifest.summary(str(one))
+    assert seen["entries"] == manifest.summary(str(one))["entries"]
+
+
 def test_one_end_is_this_machine() -> None:
     push = rsync.Ends(HERE, "/s", THERE, "/t").arguments()
     assert push == ["--rsh", "ssh -i '/a key'", "--", "/s/", "root@10.0.0.2:/t/"]

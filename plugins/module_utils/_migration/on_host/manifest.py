@@ -90,27 +90,37 @@ def _lines(path: str) -> Iterator[tuple[bytes, bytes, int]]:
     """Yield name, line and bytes of content of every entry, in an order that depends on the names alone."""
     first_names: dict[tuple[int, int], bytes] = {}
     for name, full, found in _walk(os.fsencode(path)):
-        kind = stat.S_IFMT(found.st_mode)
-        fields = [
-            repr(name),
-            f"{kind:o} {stat.S_IMODE(found.st_mode):04o} {found.st_uid}:{found.st_gid} {found.st_mtime_ns}",
-            *_attributes(full),
-        ]
-        length = 0
-        if kind == stat.S_IFLNK:
-            fields.append(repr(os.readlink(full)))  # noqa: PTH115
-        elif kind in (stat.S_IFCHR, stat.S_IFBLK):
-            fields.append(f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}")
-        elif kind == stat.S_IFREG:
-            inode = (found.st_dev, found.st_ino)
-            if found.st_nlink > 1 and inode in first_names:
-                fields.append(f"= {first_names[inode]!r}")
-            else:
-                if found.st_nlink > 1:
-                    first_names[inode] = name
-                length = found.st_size
-                fields.append(f"{length} {_content(full)}")
-        yield name, ("\t".join(fields) + "\n").encode(errors="surrogateescape"), length
+        try:
+            line, length = _line(name, full, found, first_names)
+        except FileNotFoundError:
+            continue  # somebody still works in here, and has removed it since it was listed
+        yield name, line, length
+
+
+def _line(
+    name: bytes, full: bytes, found: os.stat_result, first_names: dict[tuple[int, int], bytes]
+) -> tuple[bytes, int]:
+    kind = stat.S_IFMT(found.st_mode)
+    fields = [
+        repr(name),
+        f"{kind:o} {stat.S_IMODE(found.st_mode):04o} {found.st_uid}:{found.st_gid} {found.st_mtime_ns}",
+        *_attributes(full),
+    ]
+    length = 0
+    if kind == stat.S_IFLNK:
+        fields.append(repr(os.readlink(full)))  # noqa: PTH115
+    elif kind in (stat.S_IFCHR, stat.S_IFBLK):
+        fields.append(f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}")
+    elif kind == stat.S_IFREG:
+        inode = (found.st_dev, found.st_ino)
+        if found.st_nlink > 1 and inode in first_names:
+            fields.append(f"= {first_names[inode]!r}")
+        else:
+            if found.st_nlink > 1:
+                first_names[inode] = name
+            length = found.st_size
+            fields.append(f"{length} {_content(full)}")
+    return ("\t".join(fields) + "\n").encode(errors="surrogateescape"), length
 
 
 def _content(full: bytes) -> str:
@@ -136,7 +146,11 @@ def _walk(top: bytes) -> Iterator[tuple[bytes, bytes, os.stat_result]]:
             continue
         name = above + entry
         full = os.path.join(top, name)  # noqa: PTH118
-        found = os.lstat(full)
+        try:
+            found = os.lstat(full)
+            below = sorted(os.listdir(full)) if stat.S_ISDIR(found.st_mode) else None  # noqa: PTH208
+        except FileNotFoundError:
+            continue  # as in _lines
         yield name, full, found
-        if stat.S_ISDIR(found.st_mode):
-            levels.append((name + b"/", iter(sorted(os.listdir(full)))))  # noqa: PTH208
+        if below is not None:
+            levels.append((name + b"/", iter(below)))
