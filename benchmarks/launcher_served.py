@@ -30,8 +30,9 @@ SERVE = """
 import sys
 from job_launcher import cli
 from job_launcher.execution import machine
-machine.cpu_quota = lambda: float(sys.argv.pop(1))
-sys.exit(cli.main(["serve", "--config", sys.argv[1]]))
+cpus, config = sys.argv[1:]
+machine.cpu_quota = lambda: float(cpus)
+sys.exit(cli.main(["serve", "--config", config]))
 """
 CLI = [sys.executable, "-m", "job_launcher.cli"]
 PASSWORD = "only for a benchmark"  # noqa: S105
