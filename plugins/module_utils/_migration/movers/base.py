@@ -127,7 +127,7 @@ class Mover(ABC):
         """Park the source's data under the service that still runs: it goes on in the renamed directory.
 
         From here on nothing else can start on the data, so a redeploy while the service is stopping can't put a second
-        container on it. Only then the lease is withdrawn.
+        container on it. What holds writes back comes last in here, as it is an outage. Then the lease is withdrawn.
         """
         return ()
 
