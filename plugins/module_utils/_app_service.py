@@ -17,6 +17,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ansible_collections.evenkeel.swarm.plugins.module_utils._tasks import is_over
+
 Json = Any
 #: On the service: a hash of the whole spec wanted. A key that is wanted no longer leaves no other trace.
 SPEC_LABEL = "evenkeel.app.spec"
@@ -172,14 +174,25 @@ def judge(service: Json, tasks: Iterable[Json], stale_status: str | None) -> Ver
         back = "Docker put the version of before back" if state == "rollback_completed" else f"Docker says {state}"
         return Verdict("failed", f"{back}: {error or status.get('Message', '')}")
     running = [task for task in mine if task["Status"]["State"] == "running" and task["DesiredState"] == "running"]
-    old = [task for task in others if task["Status"]["State"] not in ("complete", "failed", "shutdown", "rejected")]
+    old = [task for task in others if not is_over(task)]
     replicas = service["Spec"]["Mode"]["Replicated"]["Replicas"]
     if state != "updating" and len(running) == replicas and not old:
         return Verdict("converged")
     failed = [task for task in mine if task["Status"]["State"] in ("failed", "rejected")]
     if not state and len(failed) >= FAILURES_TO_GIVE_UP:
         return Verdict("failed", f"its task failed {len(failed)} times: {error}")
-    return Verdict("waiting", error)
+    return Verdict("waiting", error or _told(mine, others))
+
+
+def _told(mine: Sequence[Json], others: Sequence[Json]) -> str:
+    """Say what the tasks that have not ended are doing, where none of them has an error to tell."""
+    told = [
+        f"{version} is {task['Status']['State']} and shall be {task['DesiredState']}"
+        for version, tasks in (("a task as wanted", mine), ("a task of another version", others))
+        for task in tasks
+        if not is_over(task)
+    ]
+    return "; ".join(told) or "it has no task"
 
 
 def _last_error(tasks: Sequence[Json]) -> str:

@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._limits_plan import (
-    TERMINAL_STATES,
     Change,
     Edit,
     read_resources,
     read_settings,
 )
+from ansible_collections.evenkeel.swarm.plugins.module_utils._tasks import is_meant_to_run, is_over, task_state
 
 WAITING = "waiting"
 CONVERGED = "converged"
@@ -171,7 +171,7 @@ def is_stalled(change: Change, tasks: Iterable[Mapping[str, Any]]) -> bool:
 def timed_out(watch: Watch, tasks: Iterable[Mapping[str, Any]], seconds: float) -> Verdict:
     """The verdict when patience has run out: with what the tasks last said."""
     recent = sorted(tasks, key=_created)
-    cause = last_error(watch, recent) or (f"its last task is {_state(recent[-1])}" if recent else "it has no task")
+    cause = last_error(watch, recent) or (f"its last task is {task_state(recent[-1])}" if recent else "it has no task")
     return Verdict(FAILED, "timeout", f"not converged after {seconds:g} s: {cause}")
 
 
@@ -212,7 +212,7 @@ def _expected(service: Mapping[str, Any], tasks: Iterable[Mapping[str, Any]]) ->
         total = int(job.get("TotalCompletions", 1))
         return min(int(job.get("MaxConcurrent") or total), total)
     iteration = _iteration(service.get("JobStatus"))
-    return len({task.get("NodeID") for task in tasks if _is_meant_to_run(task) and _iteration(task) == iteration})
+    return len({task.get("NodeID") for task in tasks if is_meant_to_run(task) and _iteration(task) == iteration})
 
 
 def _iteration(holder: Mapping[str, Any] | None) -> int | None:
@@ -220,17 +220,8 @@ def _iteration(holder: Mapping[str, Any] | None) -> int | None:
     return None if index is None else int(index)
 
 
-def _state(task: Mapping[str, Any]) -> str:
-    return str((task.get("Status") or {}).get("State", "new"))
-
-
 def _created(task: Mapping[str, Any]) -> tuple[str, int]:
     return str(task.get("CreatedAt", "")), int((task.get("Version") or {}).get("Index", 0))
-
-
-def _is_meant_to_run(task: Mapping[str, Any]) -> bool:
-    # `complete` is what a job's task is meant to become; `ready` is one that waits for its predecessor to stop.
-    return task.get("DesiredState") in ("ready", "running", "complete")
 
 
 def _ends_well(service: Mapping[str, Any]) -> bool:
@@ -247,16 +238,16 @@ def _sort_tasks(watch: Watch, service: Mapping[str, Any], tasks: Iterable[Mappin
     only_earlier = True
     failed, unplaced = [], []
     for task in tasks:
-        state, is_new = _state(task), task["ID"] not in watch.earlier_tasks
+        state, is_new = task_state(task), task["ID"] not in watch.earlier_tasks
         is_current = read_resources(task["Spec"]) == wanted and _iteration(task) == iteration
         if is_current and is_new and state in ("failed", "rejected"):
             failed.append(task)
-        if is_current and state in good and (_is_meant_to_run(task) or state == "complete"):
+        if is_current and state in good and (is_meant_to_run(task) or state == "complete"):
             running += 1
             only_earlier = only_earlier and not is_new
-        elif state in TERMINAL_STATES or task.get("NodeID") in watch.down_nodes:
+        elif is_over(task) or task.get("NodeID") in watch.down_nodes:
             continue
-        elif not _is_meant_to_run(task):
+        elif not is_meant_to_run(task):
             stopping += 1
         elif not is_current:
             outdated += 1
@@ -284,4 +275,4 @@ def task_error(watch: Watch, task: Mapping[str, Any]) -> str:
     hint = (
         f"; exit code 137 with a memory limit of {limit} bytes: out of memory, most likely" if killed and limit else ""
     )
-    return f"task {watch.name}.{task.get('Slot') or task['ID']}{where} {_state(task)}: {error}{hint}"
+    return f"task {watch.name}.{task.get('Slot') or task['ID']}{where} {task_state(task)}: {error}{hint}"

@@ -15,9 +15,9 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._limits_plan import
     Node,
     Service,
     cores,
-    occupies_node,
     read_resources,
 )
+from ansible_collections.evenkeel.swarm.plugins.module_utils._tasks import occupies_node
 from ansible_collections.evenkeel.swarm.plugins.module_utils._units import NANO
 
 Task = Mapping[str, Any]
@@ -47,7 +47,7 @@ def survey(
         for service in sorted(services, key=lambda each: each.name)
     ]
     node_rows = [
-        _node_row(node, [task for task in tasks if task.get("NodeID") == node.id and occupies_node(task)])
+        _node_row(node, [task for task in tasks if occupies_node(task) and task["NodeID"] == node.id])
         for node in sorted(nodes, key=lambda each: (each.hostname, each.id))
     ]
     return {

@@ -18,6 +18,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._limits_table impor
     parse_table,
     reservation_problems,
 )
+from ansible_collections.evenkeel.swarm.plugins.module_utils._tasks import occupies_node
 from ansible_collections.evenkeel.swarm.plugins.module_utils._units import (
     NANO,
     NO_LIMIT,
@@ -47,7 +48,6 @@ _MODES = {
 }
 # Mounts that outlive a task. A read-only one holds nothing that two tasks could fight over.
 _STATEFUL_MOUNTS = ("volume", "bind", "cluster")
-TERMINAL_STATES = frozenset({"complete", "shutdown", "failed", "rejected", "remove", "orphaned"})
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -468,11 +468,6 @@ def reserved(task_spec: Mapping[str, Any]) -> tuple[int, int]:
     """Return what a TaskTemplate or a task's Spec reserves: nano-CPUs and bytes."""
     resources = read_resources(task_spec)
     return resources[("reservations", "cpus")], resources[("reservations", "memory")]
-
-
-def occupies_node(task: Mapping[str, Any]) -> bool:
-    """Tell whether Swarm counts a task's reservation on its node."""
-    return bool(task.get("NodeID")) and (task.get("Status") or {}).get("State") not in TERMINAL_STATES
 
 
 def _reservation_shortages(

@@ -287,8 +287,8 @@ class AppService:
             if verdict.state == "failed":
                 raise SwarmError("not_converged", f"{self.name} doesn't run as wanted. {verdict.message}")
             if time.monotonic() > deadline:
-                said = verdict.message or "its tasks say no reason"
-                raise SwarmError("timeout", f"{self.name} doesn't run as wanted after {self.timeout:g} s: {said}")
+                text = f"{self.name} doesn't run as wanted after {self.timeout:g} s: {verdict.message}"
+                raise SwarmError("timeout", text)
             time.sleep(_PAUSE)
 
 

@@ -90,7 +90,8 @@ def task(state: str, desired: str = "running", *, old: bool = False, error: str 
     container = wanted()["TaskTemplate"]["ContainerSpec"]
     labels = {TASK_LABEL: "before"} if old else container["Labels"]
     status = {"State": state, "Err": error}
-    return {"Spec": {"ContainerSpec": {"Labels": labels}}, "Status": status, "DesiredState": desired, "CreatedAt": "1"}
+    spec, node = {"ContainerSpec": {"Labels": labels}}, "" if state == "pending" else "n1"
+    return {"Spec": spec, "Status": status, "DesiredState": desired, "NodeID": node, "CreatedAt": "1"}
 
 
 @pytest.mark.parametrize(
@@ -101,6 +102,9 @@ def task(state: str, desired: str = "running", *, old: bool = False, error: str 
         ({}, [task("running")], "converged"),
         ({}, [task("running", old=True)], "waiting"),
         ({}, [task("running", "shutdown", old=True), task("running")], "waiting"),
+        # Waited for a port that only came free as its version was taken back: nobody clears it away.
+        ({}, [task("pending", "shutdown", old=True), task("running")], "converged"),
+        ({}, [task("pending", "ready", old=True), task("running")], "waiting"),
         ({"State": "updating", "StartedAt": "2"}, [task("running")], "waiting"),
         (
             {"State": "completed", "StartedAt": "2"},
@@ -119,6 +123,13 @@ def test_an_update_has_come_to_its_end_or_not(status: dict[str, str], tasks: lis
     assert verdict.state == state
     if "no" in [each["Status"]["Err"] for each in tasks]:
         assert "no" in verdict.message
+
+
+def test_a_wait_says_what_the_tasks_do_where_they_have_no_error() -> None:
+    tasks = [task("running"), task("ready", "shutdown", old=True), task("shutdown", "shutdown", old=True)]
+    said = "a task as wanted is running and shall be running; a task of another version is ready and shall be shutdown"
+    assert judge({"Spec": wanted()}, tasks, None).message == said
+    assert judge({"Spec": wanted()}, [], None).message == "it has no task"
 
 
 OWN = {"limits": {"cpus": 1, "memory": "1G"}, "reservations": {"memory": "256M"}}

@@ -135,6 +135,12 @@ def test_scaling_to_zero_waits_until_the_tasks_have_stopped() -> None:
     assert judge(watch(), raw, [task("old", "shutdown", NEW, "shutdown")], 1.0).state == CONVERGED
 
 
+def test_a_task_that_was_taken_back_before_it_had_a_node_is_not_waited_for() -> None:
+    """Seen on Docker 26: it stays `pending` for good."""
+    taken_back = task("old", "pending", OLD, "shutdown", NodeID="")
+    assert judge(watch(), service("completed"), [taken_back, task("new")], 1.0).state == CONVERGED
+
+
 def test_without_a_status_new_tasks_are_watched_as_long_as_swarm_would() -> None:
     raw = service(Mode={"Replicated": {"Replicas": 2}}, UpdateConfig={"Monitor": 3 * 10**9})
     seen, tasks = watch(), [task("old"), task("new")]

@@ -20,7 +20,6 @@ from typing import Any
 from ansible_collections.evenkeel.swarm.plugins.module_utils._convergence import FAILURES_TO_GIVE_UP, Watch, last_error
 from ansible_collections.evenkeel.swarm.plugins.module_utils._limits_plan import (
     REPLICAS,
-    TERMINAL_STATES,
     Edit,
     apply_edit,
     read_settings,
@@ -42,6 +41,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.pin impo
 )
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.stopping import containers_of, stop_containers
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Stage, Step, Tell, wait_until
+from ansible_collections.evenkeel.swarm.plugins.module_utils._tasks import is_over, occupies_node
 
 # Beyond the stop grace: what Swarm and the engine take to notice, kill and remove.
 STOP_MARGIN = 30.0
@@ -329,7 +329,7 @@ def _to_zero(spec: Spec) -> Spec:
 def _alive_tasks(move: Move, service: str) -> list[Mapping[str, Any]]:
     """Tasks that have or may get a container. One that waits for a node has none."""
     tasks = move.cluster.tasks(move.cluster.service(service)["ID"])
-    return [task for task in tasks if task.get("NodeID") and task["Status"]["State"] not in TERMINAL_STATES]
+    return [task for task in tasks if occupies_node(task)]
 
 
 def _out_of_sight(move: Move, tasks: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -483,7 +483,7 @@ def _wait_for_strays(move: Move, service: str, spec: Spec) -> None:
         wanted = {
             ((task["Status"].get("ContainerStatus") or {}).get("ContainerID"))
             for task in tasks
-            if task["DesiredState"] == "running" and task["Status"]["State"] not in TERMINAL_STATES
+            if task["DesiredState"] == "running" and not is_over(task)
         }
         return not containers(move, service).keys() - wanted
 

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._limits_plan import (
-    TERMINAL_STATES,
     apply_edit,
     read_resources,
     read_settings,
@@ -28,6 +27,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.pin impo
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.survey import HostSeen, Seen
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.traps import networks_of
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Stage, Step
+from ansible_collections.evenkeel.swarm.plugins.module_utils._tasks import occupies_node
 
 _NANO = 10**9
 #: How the codes of traps end that only say what was not looked at.
@@ -187,7 +187,7 @@ def _tasks_on(move: Move, seen: Seen) -> list[Mapping[tuple[str, str], int]]:
     return [
         read_resources(task["Spec"])
         for task in seen.tasks
-        if task.get("NodeID") == move.target.node.id and task["Status"]["State"] not in TERMINAL_STATES
+        if occupies_node(task) and task["NodeID"] == move.target.node.id
     ]
 
 
@@ -199,8 +199,8 @@ def _arriving(move: Move, parts: Sequence[Part], seen: Seen) -> list[Mapping[tup
             task
             for task in seen.tasks
             if task["ServiceID"] == seen.services[part.service]["ID"]
-            and task.get("NodeID") == move.target.node.id
-            and task["Status"]["State"] not in TERMINAL_STATES
+            and occupies_node(task)
+            and task["NodeID"] == move.target.node.id
         ]
         missing = (read_settings(spec).replicas or 0) - len(there)
         arriving += [_after(part, spec)] * max(0, missing)
