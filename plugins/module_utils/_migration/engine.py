@@ -353,12 +353,28 @@ class Engine:
         for service in reversed(self._services(apps=True)):
             yield from self._drained(move, movers, service)
             yield self.tools.lease.stop(move, service)
-        yield _lanes(self._settle(move, mover) for mover in movers.values() if mover.part.kind != APP)
-        yield _lanes(mover.park() for mover in movers.values())
+        still, in_use = self._files(movers)
+        # Of what only consumers use the last pass may take its time: databases still take writes.
+        settled = [self._settle(move, mover) for mover in movers.values() if mover.part.kind not in (APP, FILES)]
+        yield _lanes([*settled, *([*mover.park(), *mover.stopped()] for mover in still)])
+        yield _lanes(mover.park() for mover in movers.values() if mover not in still)
         yield self.tools.lease.withdraw(move)
-        yield Together([[self.tools.lease.stop(move, service)] for service in self._services(apps=False)])
-        yield _lanes(mover.stopped() for mover in movers.values())
+        yield _lanes(
+            [
+                self.tools.lease.stop(move, service),
+                *(stage for mover in _own(movers, service) for stage in mover.stopped()),
+            ]
+            for service in self._services(apps=False)
+        )
+        yield _lanes(mover.stopped() for mover in in_use)
         yield self._claim()
+
+    def _files(self, movers: Mapping[str, Mover]) -> tuple[list[Mover], list[Mover]]:
+        """Return the movers of files that only consumers use, and of those that a service with state uses, too."""
+        with_state = self._services(apps=False)
+        files = [mover for mover in movers.values() if mover.part.kind == FILES]
+        in_use = [mover for mover in files if set(mover.part.users) & set(with_state)]
+        return [mover for mover in files if mover not in in_use], in_use
 
     def _refuse_unready(self, movers: Mapping[str, Mover]) -> None:
         patient_until = time.monotonic() + (0 if self.check else _CATCHING_UP)
@@ -441,23 +457,31 @@ class Engine:
 
     def _from_the_intent(self, move: Move, movers: Mapping[str, Mover]) -> Iterator[Stage]:
         """Yield what only goes forward."""
-        yield _lanes(mover.take_over() for mover in movers.values())
-        yield self.tools.lease.give(move, move.target)
-        yield from self._started(move, movers)
+        # The lease alone starts nothing: what is not live yet keeps its service off.
+        files = [mover.take_over() for mover in movers.values() if mover.part.kind in (APP, FILES)]
+        yield _lanes([[self.tools.lease.give(move, move.target)], *files])
+        yield from self._started(move, movers, taking_over=True)
         # Only now, as it takes a second: past the intent the watcher does nothing.
         yield self._disarm(move)
 
-    def _started(self, move: Move, movers: Mapping[str, Mover]) -> Iterator[Stage]:
-        """Yield what has the services run on the target, and looks whether they are as they should be there."""
+    def _started(self, move: Move, movers: Mapping[str, Mover], *, taking_over: bool = False) -> Iterator[Stage]:
+        """Yield what has the services run on the target, and looks whether they are as they should be there.
+
+        `taking_over`: first make the target's copies the ones; each service goes on as soon as its own is.
+        """
         lease, target = self.tools.lease, move.target
         started = [
-            [lease.start(move, service, target), *self._checks(movers, service)]
+            [
+                *(stage for mover in _own(movers, service) if taking_over for stage in mover.take_over()),
+                lease.start(move, service, target),
+                *_checks(movers, service),
+            ]
             for service in self._services(apps=False)
         ]
         yield _lanes([*started, *(mover.verify() for mover in movers.values() if mover.part.kind == FILES)])
         for service in self._services(apps=True):
             yield lease.start(move, service, target)
-            yield from self._checks(movers, service)
+            yield from _checks(movers, service)
 
     def _disarm(self, move: Move) -> Step:
         return Step(
@@ -467,10 +491,6 @@ class Engine:
             probe=lambda: self.watcher.until() is None,
             do=lambda _tell: self.watcher.disarm(),
         )
-
-    def _checks(self, movers: Mapping[str, Mover], service: str) -> list[Stage]:
-        own = [mover for mover in movers.values() if mover.part.service == service and mover.part.kind != FILES]
-        return [stage for mover in own for stage in mover.verify()]
 
     # --- giving back ---
 
@@ -659,6 +679,15 @@ def _readiness_of(mover: Mover) -> Readiness:
 
 def _lanes(lanes: Iterable[Sequence[Stage]]) -> Together:
     return Together([list(lane) for lane in lanes if lane])
+
+
+def _own(movers: Mapping[str, Mover], service: str) -> list[Mover]:
+    """Return the movers of a service itself; files are of all that use them."""
+    return [mover for mover in movers.values() if mover.part.service == service and mover.part.kind != FILES]
+
+
+def _checks(movers: Mapping[str, Mover], service: str) -> list[Stage]:
+    return [stage for mover in _own(movers, service) for stage in mover.verify()]
 
 
 def _flat(stages: Sequence[Stage]) -> list[Step]:
