@@ -125,6 +125,46 @@ def test_a_version_that_does_not_start_is_taken_back(deployed: Deployed, swarm: 
     assert len(objects(swarm)["configs"]) == 2
 
 
+@pytest.fixture
+def between(swarm: Swarm, deployed: Deployed) -> Iterator[str]:
+    """A network that Traefik and the launcher could have in common; the launcher leaves it again."""
+    name = "t-launcher-front"
+    made = swarm.client.create_network(name, driver="overlay", attachable=True)["Id"]
+    yield name
+    deployed.bring(job_launcher_log_push_interval=200)
+    swarm.client.remove_network(made)
+
+
+def test_behind_traefik_no_port_is_open_and_its_labels_say_where_it_is(
+    deployed: Deployed, swarm: Swarm, between: str, on_host: Callable[..., str]
+) -> None:
+    front = {"host": "launcher.example.org", "network": between, "certresolver": "le"}
+    deployed.bring(
+        job_launcher_log_push_interval=200,
+        job_launcher_public_url="",
+        job_launcher_port=0,
+        job_launcher_networks=[between],
+        job_launcher_traefik=front,
+    )
+    spec = swarm.specs()[SERVICE]
+    router, server = f"traefik.http.routers.{SERVICE}", f"traefik.http.services.{SERVICE}.loadbalancer.server.port"
+    labels = {name: value for name, value in spec["Labels"].items() if name.startswith("traefik.")}
+    assert labels == {
+        "traefik.enable": "true",
+        "traefik.docker.network": between,
+        f"{router}.rule": "Host(`launcher.example.org`)",
+        f"{router}.entrypoints": "websecure",
+        f"{router}.tls": "true",
+        f"{router}.tls.certresolver": "le",
+        server: "8080",
+    }
+    assert not spec["EndpointSpec"].get("Ports")
+    ask = f"import urllib.request as r; print(r.urlopen('http://{SERVICE}:8080/readyz', timeout=10).status)"
+    image = deployed.variables["job_launcher_image"]
+    asking = f'docker run --rm --network {between} --entrypoint python3 {image} -c "{ask}"'
+    assert on_host("kvm4", asking, timeout=120) == "200"
+
+
 # --- workers on another node ---
 
 
