@@ -242,7 +242,8 @@ def test_a_worker_far_away_fails_and_is_stopped_as_one_beside(swarm: Swarm, clie
     began = time.monotonic()
     client.post(f"/api/runs/{running}/stop", {})
     assert client.run_when(running, *ENDED)["status"] == "stopped"
-    assert time.monotonic() - began < 30
+    # Far below their timeout of 600 s; Swarm itself takes half a minute for four where the machine is busy.
+    assert time.monotonic() - began < 90
     assert jobs(swarm) == []
 
 
