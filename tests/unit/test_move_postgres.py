@@ -497,3 +497,53 @@ def test_a_copy_ends_when_its_node_is_cut_off(monkeypatch: pytest.MonkeyPatch) -
         postgres_copy.Copy(cast("Any", context), cast("Any", place))._await_copy(lambda **_numbers: None)
     assert caught.value.code == "host_unreachable"
     assert time.monotonic() - began > 0.2
+
+
+class Unseen:
+    """A copy that its service does not see before so many looks, and a log with trouble in it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, log: str, looks: int) -> None:
+        self.log, self.looks, self.now = log, looks, 0.0
+        context = SimpleNamespace(
+            names=Names("shop", "db"),
+            move=SimpleNamespace(options=Options()),
+            primary=lambda: SimpleNamespace(ask=self._ask),
+            last_words=lambda _place, since=None: self.log if since is None or since > 2 else "",
+        )
+        self.copy = postgres_copy.Copy(cast("Any", context), cast("Any", SimpleNamespace(name="kvm2")))
+        monkeypatch.setattr(self.copy, "start", lambda: None)
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(time, "sleep", self._sleep)
+
+    def _ask(self, sql: str) -> Any:
+        if "pg_replication_slots" in sql:
+            return {"active": False, "wal_status": "reserved"}
+        self.looks -= 1
+        return {"state": "streaming", "lag": 0, "seconds": 0} if self.looks < 0 else None
+
+    def _sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+GONE_ADDRESS = 'connection to server at "tasks.db" (10.0.1.52), port 5432 failed: Connection timed out'
+
+
+def test_a_copy_that_met_an_address_of_before_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen after a switch with redeploys was given back: the receiver came through a moment later."""
+    Unseen(monkeypatch, GONE_ADDRESS, looks=60).copy._catch_up(lambda **_numbers: None)
+    for log, patience in ((GONE_ADDRESS, 90), ("FATAL: password authentication failed", 3)):
+        unseen = Unseen(monkeypatch, log, looks=10**6)
+        with pytest.raises(MoveError):
+            unseen.copy._catch_up(lambda **_numbers: None)
+        assert patience < unseen.now < patience + 2
+
+
+def test_a_standby_does_not_try_an_address_of_before_for_minutes() -> None:
+    context = SimpleNamespace(
+        names=Names("shop", "db"), layout=lambda: LAYOUT, part=SimpleNamespace(service="db"), passfile="/run/secrets/p"
+    )
+    copy = postgres_copy.Copy(cast("Any", context), cast("Any", SimpleNamespace(name="kvm2")))
+    [conninfo] = [each for each in copy.command() if each.startswith("primary_conninfo=")]
+    # Its receiver heeds no connect_timeout.
+    assert conninfo.endswith("tcp_user_timeout=5000")
+    assert "tcp_user_timeout" not in copy._conninfo(), "a backup outlives a link that is cut for a while"

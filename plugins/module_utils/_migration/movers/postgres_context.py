@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import posixpath
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -262,16 +263,17 @@ class Context:
                 server.disconnect()
         stop_companion(self.move.cluster, self.names.companion(place.name), place.host, _STOP_SECONDS)
 
-    def last_words(self, place: Place) -> str:
-        """Return what the companion's newest container on a node wrote last."""
+    def last_words(self, place: Place, since: float | None = None) -> str:
+        """Return what the companion's newest containers on a node wrote last, or in the last `since` seconds."""
         service = self.move.cluster.find_service(self.names.companion(place.name))
         tasks = self.move.cluster.tasks(service["ID"]) if service else []
         tasks.sort(key=lambda task: task["CreatedAt"], reverse=True)
         said = []
+        lately = [] if since is None else ["--since", f"{math.ceil(since)}s"]
         for task in tasks[:2]:
             container = (task["Status"].get("ContainerStatus") or {}).get("ContainerID")
             if container:
-                done = place.host.run(["docker", "logs", "--tail", "30", container], check=False)
+                done = place.host.run(["docker", "logs", "--tail", "200", *lately, container], check=False)
                 said.append(f"{done.out}\n{done.err}")
             said.append(task["Status"].get("Err") or "")
         return "\n".join(reversed(said)).strip()

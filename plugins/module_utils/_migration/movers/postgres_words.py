@@ -60,6 +60,9 @@ _MEANINGS = (
     ),
 )
 
+#: Codes of trouble that goes by itself: a standby tries again every second.
+PASSING = ("source_unreachable",)
+
 
 def explain(log: str, place: str) -> tuple[str, str] | None:
     """Return code and sentence for the newest trouble that a log tells of, None if it tells of none known here."""
