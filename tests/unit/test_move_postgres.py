@@ -48,7 +48,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.p
 )
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_switch import passes, refusal
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_words import explain, last_line
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import pg_backup, pg_data
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import pg_backup, pg_data, postmaster
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Step
 
 LAYOUT = Layout(
@@ -547,3 +547,9 @@ def test_a_standby_does_not_try_an_address_of_before_for_minutes() -> None:
     # Its receiver heeds no connect_timeout.
     assert conninfo.endswith("tcp_user_timeout=5000")
     assert "tcp_user_timeout" not in copy._conninfo(), "a backup outlives a link that is cut for a while"
+
+
+def test_a_server_that_is_just_ending_is_said_to_be_so(tmp_path: Path) -> None:
+    """A redeploy in a switch ends it at any moment: "No such file or directory" told nobody what to do."""
+    with pytest.raises(ValueError, match="just starting, or just ending"):
+        postmaster._describe(tmp_path)
