@@ -256,9 +256,7 @@ def _again(rig: Rig, place: str, notes: dict[str, Any]) -> list[str]:
     phase = second.unit(rig.unit).get("phase")
     notes["phase"] = phase
     problems = []
-    if last == "cancel" and place == TARGET:
-        _refusal(rig, second)  # a reverse was taken back: as after any switch there is nothing to cancel
-    elif second.status:
+    if second.status:
         problems.append(f"a second verb={last} failed: {second.message[:300]}")
     if second.changed:
         problems.append(f"a second verb={last} changed {second.changed} tasks")

@@ -21,11 +21,12 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration import s
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.backup_postgres import disagreements
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.cluster import Cluster, Node
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import LocalHost
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import Done, LocalHost
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.journal import Journal
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import Member, Part, Unit
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers import (
     postgres,
+    postgres_context,
     postgres_copy,
     postgres_facts,
 )
@@ -40,6 +41,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.p
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_server import (
     Layout,
     Names,
+    Server,
     from_json,
     identifier,
     literal,
@@ -553,3 +555,49 @@ def test_a_server_that_is_just_ending_is_said_to_be_so(tmp_path: Path) -> None:
     """A redeploy in a switch ends it at any moment: "No such file or directory" told nobody what to do."""
     with pytest.raises(ValueError, match="just starting, or just ending"):
         postmaster._describe(tmp_path)
+
+
+def test_a_server_that_a_redeploy_has_just_started_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen in redeploys at every step of a switch: the precopy after it came a second too early."""
+    looks = iter([MoveError("failed_on_host", "no postmaster.pid yet"), MoveError("failed_on_host", "0 servers")])
+    containers = iter(["ending", "new"])
+    now = 0.0
+
+    def find(_host: object, container: str, *_more: object) -> Any:
+        error = next(looks, None)
+        if error is not None:
+            raise error
+        return container
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(postgres_context, "server_in", find)
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    place = Place(LocalHost("kvm4"), Node("n", "kvm4", "10.0.0.2", 2.0, 2**30, True, True, {}), "/var/lib/docker")
+    cluster = SimpleNamespace(
+        running=lambda _service: [SimpleNamespace(node="kvm4", container=next(containers, "new"))],
+        service=lambda _name: {"Spec": {"TaskTemplate": {"ContainerSpec": {}}}},
+    )
+    move = Move(Unit("shop", "kvm4", "kvm4", ()), place, place, cast("Cluster", cluster), cast("Any", None), Options())
+    context = postgres_context.Context(move, Part("db", "postgres", "db", Member("db"), {}))
+    assert cast("Any", context.primary()) == "new"
+    looks = iter([MoveError("failed_on_host", "no server in it")] * 1000)
+    context._servers.clear()
+    began = now
+    with pytest.raises(MoveError, match="no server in it"):
+        context.primary()
+    assert 15 < now - began < 16
+
+
+def test_a_question_waits_for_a_server_that_is_starting(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [Done(2, "", "FATAL:  the database system is starting up"), Done(0, "7\n", "")]
+    host = SimpleNamespace(name="kvm4", run=lambda *_argv, **_named: answers.pop(0))
+    monkeypatch.setattr(time, "sleep", lambda _seconds: None)
+    server = Server(cast("Any", host), "c", "/bin/postgres", "1:1", "/tmp", 5432, "postgres")
+    assert server.ask("SELECT 7") == 7
+    answers = [Done(2, "", "FATAL:  password authentication failed")]
+    with pytest.raises(MoveError, match="password"):
+        server.ask("SELECT 7")
