@@ -213,6 +213,8 @@ def _two_operators(rig: Rig, verb: str) -> bool:
 
 def _then(rig: Rig, cell: Cell, notes: dict[str, Any]) -> str:
     """Do what the operator does after the fault; returns where the unit must be then."""
+    # Given back, the copy has to be brought near again first: the failed run says by which verb.
+    following = rig.plays[-1].unit(rig.unit).get("next") if rig.plays[-1].status else None
     if cell.then == CANCEL:
         cancelled = rig.run("cancel", whole=cell.verb != "reverse")
         if cancelled.status == 0:
@@ -225,8 +227,6 @@ def _then(rig: Rig, cell: Cell, notes: dict[str, Any]) -> str:
         if reversed_.status == 0:
             return MANAGER
         notes["reverse_refused"] = _refusal(rig, reversed_)
-    # Given back, the copy has to be brought near again first: the failed run says by which verb.
-    following = rig.plays[-1].unit(rig.unit).get("next") if rig.plays[-1].status else None
     if following in ("precopy", "switch") and following != cell.verb:
         rig.succeed(following, whole=False)
     if cell.verb == "reverse":

@@ -506,10 +506,13 @@ class Unseen:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, log: str, looks: int) -> None:
         self.log, self.looks, self.now = log, looks, 0.0
+        # The newest last, as Swarm shows them: none while one that was cut off is replaced.
+        self.standbys: list[object] = ["there", None, None]
         context = SimpleNamespace(
             names=Names("shop", "db"),
             move=SimpleNamespace(options=Options()),
             primary=lambda: SimpleNamespace(ask=self._ask),
+            standby=lambda _place: self.standbys.pop() if len(self.standbys) > 1 else self.standbys[0],
             last_words=lambda _place, since=None: self.log if since is None or since > 2 else "",
         )
         self.copy = postgres_copy.Copy(cast("Any", context), cast("Any", SimpleNamespace(name="kvm2")))

@@ -212,7 +212,9 @@ class Copy:
 
     def _is_near(self) -> bool:
         found = self.stream()
-        return bool(found and found["state"] == "streaming" and found["lag"] <= self.context.move.options.max_lag)
+        near = bool(found and found["state"] == "streaming" and found["lag"] <= self.context.move.options.max_lag)
+        # After a cut of the link one that Swarm has replaced may still be streaming.
+        return near and self.context.standby(self.place) is not None
 
     def _catch_up(self, tell: Tell) -> None:
         self.start()
@@ -281,9 +283,11 @@ class Copy:
             code, sentence = self.trouble() or ("not_streaming", "it is not connected: run precopy again")
             return Readiness(False, f"the copy on {self.place.name} does not follow: {sentence}", {"code": code})
         standby = context.standby(self.place)
-        theirs = None if standby is None else standby.ask(_IDENTITY)
-        ours = primary.ask(_IDENTITY)
-        if theirs is None or not theirs["in_recovery"] or theirs["system_id"] != ours["system_id"]:
+        if standby is None:
+            text = f"the copy on {self.place.name} is just starting or ending: run precopy again"
+            return Readiness(False, text, {"code": "not_running"})
+        theirs, ours = standby.ask(_IDENTITY), primary.ask(_IDENTITY)
+        if not theirs["in_recovery"] or theirs["system_id"] != ours["system_id"]:
             text = "the copy is not one of this database: run cancel, then prepare"
             return Readiness(False, text, {"code": "other_system"})
         numbers = {"lag": found["lag"], "seconds": found["seconds"], "max_lag": context.move.options.max_lag}
