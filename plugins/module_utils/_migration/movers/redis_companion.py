@@ -23,8 +23,9 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.r
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.volumes import move_id, require_room
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Step, Tell
 
-#: A copy that comes no nearer for so long is stuck, in seconds.
-STUCK = 60
+#: A copy that comes no nearer for so long is stuck, in seconds. Longer than a replica's own repl-timeout: for that long
+#: it may try an address of before, as Swarm's DNS has named a task that was just ending.
+STUCK = 90
 _CONFIG = "evenkeel-redis.conf"
 
 
