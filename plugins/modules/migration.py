@@ -235,13 +235,14 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.evenkeel.swarm.plugins.module_utils._bounds import out_of_bounds
 from ansible_collections.evenkeel.swarm.plugins.module_utils._engine import EngineError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.cluster import Cluster
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.engine import Engine, Setting
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.engine import Engine
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.journal import STATE
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.link import Link, find_places, local_info
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import Unit
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Options
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.phase import PLAN, STATUS, VERBS
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.setting import Setting
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.text import failure_text, result_lines
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.units import parse_units
 from ansible_collections.evenkeel.swarm.plugins.module_utils._progress import (

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.cluster import Cluster, Node
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.engine import Engine, Setting
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.engine import Engine
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import Host
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.journal import PROMOTION, Journal
@@ -27,6 +27,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.b
     Place,
     Readiness,
 )
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.setting import Setting
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.tools import Tools
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Step
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.watch import Watcher

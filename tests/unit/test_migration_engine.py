@@ -12,7 +12,7 @@ import pytest
 from ansible_collections.evenkeel.swarm.plugins.module_utils._engine import EngineError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration import engine as migration_engine
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.cluster import Cluster
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.engine import Engine, Setting, _flat
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.engine import Engine
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import Member, Part, Unit
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import (
@@ -22,8 +22,9 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.b
     Readiness,
 )
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.phase import Phase
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.setting import Setting
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.tools import Tools
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Step
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Step, flat
 
 THERE, BACK = ("kvm4", "kvm2"), ("kvm2", "kvm4")
 
@@ -127,7 +128,7 @@ def moved(engine: Engine, did: list[str]) -> tuple[Move, dict[str, Mover]]:
 
 def test_data_is_parked_while_it_is_still_in_use(switch: Engine) -> None:
     # A redeploy while a service stops would else start a second container on its data.
-    order = [each.id for stage in switch._up_to_the_intent(*moved(switch, [])) for each in _flat([stage])]
+    order = [each.id for stage in switch._order(*moved(switch, [])).up_to_the_intent() for each in flat([stage])]
     assert order.index("stop api") < order.index("park media")
     mine = ("settle db", "park db", "withdraw", "stop db", "stopped db")
     assert tuple(each for each in order if each in mine) == mine
@@ -224,7 +225,7 @@ def named(engine: Engine, verb: str) -> Engine:
 def test_a_plan_names_each_step_as_its_verb_will(switch: Engine) -> None:
     # Who compares a plan with a journal, or approves it, would else look for steps that never come.
     planning = named(switch, "plan")
-    found = {verb: [each.id for each in _flat(stages)] for verb, stages in planning._steps().items()}
+    found = {verb: [each.id for each in flat(stages)] for verb, stages in planning._steps().items()}
     assert "prepare.pin" in found["prepare"]
     expected = ["switch.shop.fence", "switch.api.stop", "switch.withdraw", "switch.db.stop", "switch.shop.promotion"]
     assert [each for each in found["switch"] if each in expected] == expected
@@ -237,7 +238,7 @@ def test_services_that_a_redeploy_took_away_run_again_after_a_second_switch(
     # It may come between the last start and the old copy's following, or any time later.
     again = named(switch, "switch")
     walked: list[str] = []
-    monkeypatch.setattr(again.walk, "forward", lambda stages: walked.extend(each.id for each in _flat(stages)))
+    monkeypatch.setattr(again.walk, "forward", lambda stages: walked.extend(each.id for each in flat(stages)))
     again._switch(Phase("switched", *BACK, since="2026-01-01T00:00:00+00:00"))
     starts = ["switch.db.start", "switch.api.start", "follow db"]
     assert [each for each in walked if each in starts] == starts

@@ -19,9 +19,9 @@ class Host:
     def __init__(self, *found: list[str]) -> None:
         self.found = list(found)
 
-    def call(self, module: ModuleType, function: str, **_more: Any) -> list[str]:
+    def call(self, module: ModuleType, function: str, **_more: Any) -> dict[str, list[str]]:
         assert (module, function) == (containers, "stop")
-        return self.found.pop(0) if len(self.found) > 1 else self.found[0]
+        return {"ended": [], "left": self.found.pop(0) if len(self.found) > 1 else self.found[0]}
 
 
 class Everything:

@@ -19,6 +19,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors i
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import Done, Host, OutOfReach
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import (
     bind_files,
+    containers,
     copies,
     manifest,
     pg_data,
@@ -32,6 +33,7 @@ FUNCTIONS = {
     (module.__name__.rpartition(".")[2], function): module
     for module, function in (
         (bind_files, "describe"),
+        (containers, "image"),
         (copies, "look"),
         (copies, "state"),
         (copies, "states"),
@@ -42,7 +44,6 @@ FUNCTIONS = {
 }
 COMMANDS = (
     ("docker", "info", "--format"),
-    ("docker", "image", "inspect"),
     ("docker", "volume", "inspect"),
     ("rsync", "--version"),
 )

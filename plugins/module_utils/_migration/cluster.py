@@ -52,6 +52,7 @@ class Cluster:
     def __init__(self, swarm: Swarm) -> None:
         self._swarm = swarm
         self._lock = threading.RLock()
+        self._hostnames: dict[str, str] = {}
 
     def nodes(self) -> dict[str, Node]:
         """Return the nodes by hostname."""
@@ -93,14 +94,17 @@ class Cluster:
         service = self.find_service(name)
         if service is None:
             return []
-        hostnames: dict[Any, str] = {node.id: node.hostname for node in self.nodes().values()}
         return [
-            Running(
-                task["ID"], hostnames.get(task.get("NodeID"), "?"), task["Status"]["ContainerStatus"]["ContainerID"]
-            )
+            Running(task["ID"], self._hostname(task.get("NodeID")), task["Status"]["ContainerStatus"]["ContainerID"])
             for task in self.tasks(service["ID"])
             if task["Status"]["State"] == "running"
         ]
+
+    def _hostname(self, node_id: str | None) -> str:
+        """Return a node's hostname, asked once: a switch looks at tasks often, and a node keeps its name."""
+        if node_id not in self._hostnames:
+            self._hostnames = {node.id: node.hostname for node in self.nodes().values()}
+        return self._hostnames.get(node_id or "", "?")
 
     def edit_service(self, name: str, edit: Callable[[Spec], None]) -> bool:
         """Change a service's spec in place by `edit`, on a fresh read; returns whether that changed anything."""

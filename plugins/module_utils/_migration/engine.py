@@ -12,55 +12,47 @@ Up to the intent an error here gives the unit back, and so does the watcher at t
 from __future__ import annotations
 
 import contextlib
-import datetime
-import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._engine import EngineError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration import phase as phases
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.brought import BroughtHost
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.cluster import Cluster
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.completing import refuse_to_complete
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import OutOfReach, SshHost
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.journal import (
     FENCED,
-    MARKS,
     PROMOTION,
     Journal,
     exclusive,
+    last_mark,
 )
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import APP, FILES, Part, Unit
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import APP, Part
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import (
     Move,
     Mover,
-    Options,
     Place,
     Readiness,
 )
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.noted import note_of, part_of
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import copies
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.order import Order, consumers, with_state
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.phase import Phase, Seen
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.tools import Tools
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Stage, Step, Tell, Together, Walk
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.setting import Setting
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import (
+    Stage,
+    Step,
+    Walk,
+    flat,
+    lanes,
+    not_after,
+)
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.watch import Watcher
 
 Say = Callable[[str, Mapping[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a run is made of. `state`: directory of journals and lock on the manager."""
-
-    unit: Unit
-    cluster: Cluster
-    places: Mapping[str, Place]
-    options: Options
-    state: Path
-    docker_host: str
-    tools: Tools = field(default_factory=Tools)
 
 
 class Engine:
@@ -163,16 +155,8 @@ class Engine:
             if noted is None:
                 self._parts = self.tools.find_parts(self.unit, self.setting.cluster, self.setting.places)
             else:
-                self._parts = tuple(self._noted_part(each) for each in noted["value"])
+                self._parts = tuple(part_of(each, self.unit) for each in noted["value"])
         return self._parts
-
-    def _noted_part(self, noted: Mapping[str, Any]) -> Part:
-        member = next((each for each in self.unit.members if each.service == noted["member"]), None)
-        if member is None:
-            name = f"migration_units.{self.unit.name}.members"
-            message = f"{name} has no {noted['member']} any more, and the move that is under way began with it"
-            raise MoveError("bad_input", f"{message}: put it back, or cancel the move first", field=name)
-        return Part(**{**noted, "member": member, "users": tuple(noted["users"])})
 
     # --- what a move is made of ---
 
@@ -184,11 +168,8 @@ class Engine:
     def _movers(self, move: Move) -> dict[str, Mover]:
         return {part.key: self.tools.mover(move, part) for part in self.parts()}
 
-    def _services(self, *, apps: bool) -> list[str]:
-        """Return consumers, or services with state, in the order in which they start."""
-        with_state = [part.service for part in self.parts() if part.kind not in (APP, FILES)]
-        consumers = [part.service for part in self.parts() if part.kind == APP and part.service not in with_state]
-        return list(dict.fromkeys(consumers if apps else with_state))
+    def _order(self, move: Move, movers: Mapping[str, Mover]) -> Order:
+        return Order(self.setting, self.verb, self.journal, self.watcher, self.parts(), move, movers, self._mirror)
 
     def _forward(self) -> Move:
         return self._move(self.unit.home, self.unit.target)
@@ -235,17 +216,14 @@ class Engine:
         return found
 
     def _switching(self, move: Move, movers: Mapping[str, Mover]) -> Iterator[Stage]:
-        yield self._fence(move, movers)
-        yield from self._up_to_the_intent(move, movers)
-        yield from self._from_the_intent(move, movers)
-        yield _lanes(mover.follow() for mover in movers.values())
+        yield from self._order(move, movers).whole()
 
     def _verify(self, phase: Phase, readiness: Sequence[Mapping[str, Any]]) -> None:
         if phase.problem:
             raise MoveError("contradiction", f"{self.unit.name}: {phase.problem}")
         if phase.name == phases.SWITCHED and phase.since is not None:
             movers = self._movers(self._forward())
-            self.walk.forward([_lanes(mover.verify() for mover in movers.values())])
+            self.walk.forward([lanes(mover.verify() for mover in movers.values())])
         late = [each["text"] for each in readiness if not each["ready"]]
         if late:
             raise MoveError("not_ready", f"{self.unit.name}: {'; '.join(late)}", readiness=readiness)
@@ -259,7 +237,7 @@ class Engine:
         move = self._forward()
         movers = self._movers(move)
         self._refuse_traps(move, movers, phase)
-        self.journal.before("parts", lambda: [_note_of(part) for part in self.parts()])
+        self.journal.before("parts", lambda: [note_of(part) for part in self.parts()])
         for stage in self._preparing(move, movers):
             self.walk.forward([stage])
         if phase.name not in (phases.PREPARED, phases.COPIED):
@@ -267,8 +245,8 @@ class Engine:
 
     def _preparing(self, move: Move, movers: Mapping[str, Mover]) -> Iterator[Stage]:
         yield from self._pins(move)
-        yield _lanes(mover.prepare() for mover in movers.values())
-        yield _lanes(mover.backup() for mover in movers.values())
+        yield lanes(mover.prepare() for mover in movers.values())
+        yield lanes(mover.backup() for mover in movers.values())
 
     def _refuse_traps(self, move: Move, movers: Mapping[str, Mover], phase: Phase) -> None:
         plan = self.tools.plan(move, movers, phase.name, {})
@@ -279,8 +257,7 @@ class Engine:
             raise MoveError("trap", f"{self.unit.name} can't be moved yet. {said}", traps=codes)
 
     def _pins(self, move: Move) -> Sequence[Stage]:
-        services = [*self._services(apps=False), *self._services(apps=True)]
-        return list(self.tools.lease.pin(move, services))
+        return list(self.tools.lease.pin(move, with_state(self.parts()) + consumers(self.parts())))
 
     def _precopy(self, phase: Phase) -> None:
         move = self._forward()
@@ -289,7 +266,7 @@ class Engine:
             self.journal.write(phases.COPIED)
 
     def _copying(self, _move: Move, movers: Mapping[str, Mover]) -> Iterator[Stage]:
-        yield _lanes(mover.precopy() for mover in movers.values())
+        yield lanes(mover.precopy() for mover in movers.values())
 
     # --- switch, reverse ---
 
@@ -301,7 +278,7 @@ class Engine:
             phase = self._end_giving_back(phase, move, movers)
             if phase.name != phases.PROMOTING:
                 self._fenced(phase, move, movers)
-            for stage in self._from_the_intent(move, movers):
+            for stage in self._order(move, movers).from_the_intent():
                 self.walk.forward([stage])
             self.journal.write(phases.SWITCHED, source=move.source.name, target=move.target.name)
             self._followed(movers)
@@ -311,22 +288,19 @@ class Engine:
     def _stand(self, move: Move, movers: Mapping[str, Mover]) -> None:
         """Have a unit that was switched run where it is, and the old copy follow."""
         # A redeploy since then took the pin away, and where Swarm wants them now their data are parked.
-        for stage in self._started(move, movers):
+        for stage in self._order(move, movers).started():
             self.walk.forward([stage])
         self._followed(movers)
 
     def _followed(self, movers: Mapping[str, Mover]) -> None:
-        self.walk.forward([_lanes(mover.follow() for mover in movers.values())])
+        self.walk.forward([lanes(mover.follow() for mover in movers.values())])
 
     def _end_giving_back(self, phase: Phase, move: Move, movers: Mapping[str, Mover]) -> Phase:
         """A unit that was on its way back to its source first gets there."""
-        if phase.name != phases.SWITCHING or self._last_fence() == FENCED or self.check:
+        if phase.name != phases.SWITCHING or last_mark(self.journal) == FENCED or self.check:
             return phase
         self._give_back(move, movers)
         return self.phase()
-
-    def _last_fence(self) -> str | None:
-        return next((entry["event"] for entry in reversed(self.journal.entries) if entry["event"] in MARKS), None)
 
     def _fenced(self, phase: Phase, move: Move, movers: Mapping[str, Mover]) -> None:
         """Fence the unit and come to the promotion's intent, or give the unit back."""
@@ -339,26 +313,15 @@ class Engine:
                 self._stand(forward, self._movers(forward))
             self._refuse_unready(movers)
         try:
-            self.walk.forward([self._fence(move, movers)])
-            for stage in self._up_to_the_intent(move, movers):
+            order = self._order(move, movers)
+            self.walk.forward([order.fence()])
+            for stage in order.up_to_the_intent():
                 until = self.watcher.until()
-                self.walk.forward([stage if until is None else _before(until, stage)])
+                self.walk.forward([stage if until is None else not_after(until, stage)])
         except Exception as error:
-            if not self.check and self._last_fence() != PROMOTION:
+            if not self.check and last_mark(self.journal) != PROMOTION:
                 self._after_failure(error, move, movers)
             raise
-
-    def _up_to_the_intent(self, move: Move, movers: Mapping[str, Mover]) -> Iterator[Stage]:
-        """Yield what is taken back by giving back; each stage is made when the one before it is through."""
-        for service in reversed(self._services(apps=True)):
-            yield from self._drained(move, movers, service)
-            yield self.tools.lease.stop(move, service)
-        yield _lanes(self._settle(move, mover) for mover in movers.values() if mover.part.kind != APP)
-        yield _lanes(mover.park() for mover in movers.values())
-        yield self.tools.lease.withdraw(move)
-        yield Together([[self.tools.lease.stop(move, service)] for service in self._services(apps=False)])
-        yield _lanes(mover.stopped() for mover in movers.values())
-        yield self._claim()
 
     def _refuse_unready(self, movers: Mapping[str, Mover]) -> None:
         patient_until = time.monotonic() + (0 if self.check else _CATCHING_UP)
@@ -376,101 +339,6 @@ class Engine:
     def _brings_nearer(self) -> str:
         """The verb that has the copy on the other node follow again: what a switch does last, before a reverse."""
         return phases.SWITCH if self.verb == phases.REVERSE else phases.PRECOPY
-
-    def _fence(self, move: Move, movers: Mapping[str, Mover]) -> Step:
-        seconds = self.setting.options.deadline + sum(
-            member.drain.seconds for member in self.unit.members if member.drain is not None
-        )
-        began = time.time()
-
-        def armed() -> bool:
-            until = self.watcher.until()
-            late_enough = until is not None and until >= began + seconds
-            return self._last_fence() == FENCED and late_enough and self.watcher.armed()
-
-        def do(_tell: Tell) -> None:
-            self._mirror()
-            self.journal.fence(
-                lambda: self.watcher.arm(self._instructions(move, movers), seconds),
-                source=move.source.name,
-                target=move.target.name,
-            )
-
-        title = f"arm the watcher that gives {self.unit.name} back after {seconds:g} s, then fence"
-        # A switch that is run again has a deadline of its own, so the one of before does not count.
-        return Step(f"{self.verb}.{self.unit.name}.fence", title, move.source.name, armed, do)
-
-    def _instructions(self, move: Move, movers: Mapping[str, Mover]) -> dict[str, Any]:
-        """Return what on_host/give_back.py needs."""
-        services = [*self._services(apps=False), *self._services(apps=True)]
-        before = {name: self.journal.last("before", key=f"replicas:{name}") for name in services}
-        return {
-            "unit": self.unit.name,
-            "state": str(self.setting.state),
-            "docker_host": self.setting.docker_host,
-            "source": move.source.name,
-            "lease": self.unit.lease,
-            "undo": [dict(action) for mover in movers.values() for action in mover.undo_on_hosts()],
-            "hosts": {place.name: _way_to(place) for place in (move.source, move.target)},
-            "services": {name: noted["value"] for name, noted in before.items() if noted is not None},
-        }
-
-    def _drained(self, move: Move, movers: Mapping[str, Mover], service: str) -> Iterator[Stage]:
-        for part in self.parts():
-            if part.service == service and part.kind == APP:
-                yield from self._drain(move, part)
-                yield from self._settle(move, movers[part.key])
-
-    def _drain(self, move: Move, part: Part) -> list[Step]:
-        how = part.member.drain
-        return [self.tools.drain(move, part.service, how)] if how is not None else []
-
-    def _settle(self, move: Move, mover: Mover) -> Sequence[Stage]:
-        """Return what needs the service to run; in a switch that is run again it may be past that."""
-        running = any(task.node == move.source.name for task in move.cluster.running(mover.part.service))
-        return mover.settle() if running else ()
-
-    def _claim(self) -> Step:
-        return Step(
-            id=f"{self.verb}.{self.unit.name}.promotion",
-            title=f"write the promotion's intent down: from here {self.unit.name} goes on to its target",
-            host=self.unit.home,
-            probe=lambda: self._last_fence() == PROMOTION,
-            do=lambda _tell: self.journal.claim_promotion(),
-        )
-
-    def _from_the_intent(self, move: Move, movers: Mapping[str, Mover]) -> Iterator[Stage]:
-        """Yield what only goes forward."""
-        yield _lanes(mover.take_over() for mover in movers.values())
-        yield self.tools.lease.give(move, move.target)
-        yield from self._started(move, movers)
-        # Only now, as it takes a second: past the intent the watcher does nothing.
-        yield self._disarm(move)
-
-    def _started(self, move: Move, movers: Mapping[str, Mover]) -> Iterator[Stage]:
-        """Yield what has the services run on the target, and looks whether they are as they should be there."""
-        lease, target = self.tools.lease, move.target
-        started = [
-            [lease.start(move, service, target), *self._checks(movers, service)]
-            for service in self._services(apps=False)
-        ]
-        yield _lanes([*started, *(mover.verify() for mover in movers.values() if mover.part.kind == FILES)])
-        for service in self._services(apps=True):
-            yield lease.start(move, service, target)
-            yield from self._checks(movers, service)
-
-    def _disarm(self, move: Move) -> Step:
-        return Step(
-            id=f"{self.verb}.{self.unit.name}.disarm",
-            title="take the deadline's watcher away",
-            host=move.source.name,
-            probe=lambda: self.watcher.until() is None,
-            do=lambda _tell: self.watcher.disarm(),
-        )
-
-    def _checks(self, movers: Mapping[str, Mover], service: str) -> list[Stage]:
-        own = [mover for mover in movers.values() if mover.part.service == service and mover.part.kind != FILES]
-        return [stage for mover in own for stage in mover.verify()]
 
     # --- giving back ---
 
@@ -509,11 +377,11 @@ class Engine:
     def _give_back(self, move: Move, movers: Mapping[str, Mover]) -> None:
         """Bring the unit back to life on its source, from wherever the switch was."""
         if self.watcher.until() is None:
-            self.watcher.arm(self._instructions(move, movers), _SECOND_TRY)
+            self.watcher.arm(self._order(move, movers).instructions(), _SECOND_TRY)
         self.walk.say("giving_back", {"unit": self.unit.name, "to": move.source.name})
-        fenced = [step for mover in movers.values() for step in _flat([*mover.park(), *mover.stopped()])]
-        settled = [step for mover in movers.values() for step in _flat(mover.settle())]
-        drained = [step for part in self.parts() for step in self._drain(move, part) if part.kind == APP]
+        fenced = [step for mover in movers.values() for step in flat([*mover.park(), *mover.stopped()])]
+        settled = [step for mover in movers.values() for step in flat(mover.settle())]
+        drained = self._order(move, movers).drains()
         if not self.journal.unfence():
             raise MoveError("promotion_intended", "a promotion was intended: run verb=switch again")
         # Live again, the data must find nobody who is still stopping on them.
@@ -550,10 +418,10 @@ class Engine:
         movers = self._movers(move)
         turned = self._movers(self._move(self.unit.target, self.unit.home)) if phase.since else {}
         made = [[*mover.prepare(), *mover.backup(), *mover.precopy()] for mover in movers.values()]
-        steps = [step for stages in made for step in _flat(stages)]
-        steps += [step for mover in turned.values() for step in _flat(mover.follow())]
+        steps = [step for stages in made for step in flat(stages)]
+        steps += [step for mover in turned.values() for step in flat(mover.follow())]
         self.walk.back(steps)
-        self.walk.forward(self.tools.lease.unpin(move, [*self._services(apps=True), *self._services(apps=False)]))
+        self.walk.forward(self.tools.lease.unpin(move, consumers(self.parts()) + with_state(self.parts())))
         self._end(phases.CANCEL)
 
     def _cancel_switch(self, phase: Phase) -> None:
@@ -579,12 +447,13 @@ class Engine:
             return
         move = self._forward()
         movers = self._movers(move)
-        finish = [_lanes(mover.finish() for mover in movers.values())]
-        self._refuse_to_complete(phase, finish)
+        finish = [lanes(mover.finish() for mover in movers.values())]
+        confirmed = self.confirm or self.check
+        refuse_to_complete(self.unit.name, phase.since, finish, self.setting.options.min_age, confirmed=confirmed)
         here = self._movers(self._move(self.unit.target, self.unit.home))
-        self.walk.forward([_lanes(mover.backup() for mover in here.values())])
+        self.walk.forward([lanes(mover.backup() for mover in here.values())])
         self.walk.forward(finish)
-        self.walk.forward(self.tools.lease.release(move, [*self._services(apps=False), *self._services(apps=True)]))
+        self.walk.forward(self.tools.lease.release(move, with_state(self.parts()) + consumers(self.parts())))
         self._end(phases.COMPLETE)
 
     def _end(self, how: str) -> None:
@@ -595,22 +464,6 @@ class Engine:
             if file != self.journal.path:
                 file.unlink(missing_ok=True)
         self.journal.write(phases.ENDED, how=how)
-
-    def _refuse_to_complete(self, phase: Phase, finish: Sequence[Stage]) -> None:
-        removes = "; ".join(step.title for step in _flat(finish)) or "nothing but the move's own marks"
-        age = None if phase.since is None else _age(phase.since)
-        if age is None:
-            message = f"nobody knows when {self.unit.name} was switched, as its journal is gone"
-            raise MoveError("too_young", f"{message}: run verb=reverse and verb=switch, or clean up by hand")
-        least = self.setting.options.min_age
-        if age < least:
-            message = (
-                f"{self.unit.name} was switched {age / 3600:.1f} h ago, and complete waits for {least / 3600:.1f} h"
-            )
-            raise MoveError("too_young", f"{message}: until then verb=reverse needs what it would remove ({removes})")
-        if not self.confirm and not self.check:
-            message = f"complete can't be taken back. It would: {removes}"
-            raise MoveError("not_confirmed", f"{message}. Say confirm=true to do it", field="confirm")
 
     # --- results ---
 
@@ -657,53 +510,5 @@ def _readiness_of(mover: Mover) -> Readiness:
         return Readiness(False, f"{mover.part.key}: {error.message}")
 
 
-def _lanes(lanes: Iterable[Sequence[Stage]]) -> Together:
-    return Together([list(lane) for lane in lanes if lane])
-
-
-def _flat(stages: Sequence[Stage]) -> list[Step]:
-    """Return steps in an order in which they may be walked one by one."""
-    steps: list[Step] = []
-    for stage in stages:
-        steps += [stage] if isinstance(stage, Step) else [step for lane in stage.lanes for step in _flat(lane)]
-    return steps
-
-
-def _before(until: float, stage: Stage) -> Stage:
-    """Return a stage none of whose steps begins after a time."""
-    if isinstance(stage, Together):
-        return Together([[_before(until, each) for each in lane] for lane in stage.lanes])
-
-    def do(tell: Tell) -> None:
-        if time.time() > until:
-            message = "the deadline passed before the promotion: the unit goes back to its source"
-            raise MoveError("deadline_passed", f"{message}; run verb=precopy, then verb=switch again")
-        stage.do(tell)
-
-    return replace(stage, do=do)
-
-
-def _way_to(place: Place) -> dict[str, Any]:
-    host = place.host
-    # Not the connection that the engine shares: it may be the one that hangs.
-    ssh = (
-        {"options": ["-oControlPath=none", *host.options], "destination": host.destination}
-        if isinstance(host, SshHost)
-        else None
-    )
-    return {"root": place.root, "ssh": ssh}
-
-
-def _note_of(part: Part) -> dict[str, Any]:
-    noted = {**part.__dict__, "member": part.member.service, "volumes": dict(part.volumes), "users": list(part.users)}
-    json.dumps(noted)
-    return noted
-
-
 def _would(title: str, host: str, outcome: str = "would") -> dict[str, Any]:
     return {"step": "cancel.give-back", "title": title, "host": host, "outcome": outcome, "seconds": 0.0}
-
-
-def _age(since: str) -> float:
-    then = datetime.datetime.fromisoformat(since)
-    return (datetime.datetime.now(datetime.UTC) - then).total_seconds()

@@ -10,22 +10,17 @@ its id, for which the engine asks nobody.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import Host
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Move, Place
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import containers
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.pour import pour
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Step, Tell
 
 _PULL_SECONDS = 900
-# Not the image's environment: somebody may have put a secret there.
-_INSPECTED = (
-    '{"Id": {{json .Id}}, "Size": {{json .Size}}, "RepoDigests": {{json .RepoDigests}},'
-    ' "Volumes": {{json .Config.Volumes}}}'
-)
 Inspected = Mapping[str, Any]
 
 
@@ -66,13 +61,8 @@ def _short(name: str) -> str:
 
 def inspect(host: Host, reference: str) -> Inspected | None:
     """Return what a host's engine knows of an image, None if it has none of that name."""
-    done = host.run(["docker", "image", "inspect", "--format", _INSPECTED, reference], check=False)
-    if done.status == 0:
-        found: Inspected = json.loads(done.out)
-        return found
-    if "no such image" in done.err.lower():
-        return None
-    raise MoveError("command_failed", f"docker image inspect on {host.name} failed: {done.err.strip()[-300:]}")
+    found: Inspected | None = host.call(containers, "image", reference=reference)
+    return found
 
 
 def meant(move: Move, reference: str, service: str | None = None) -> Inspected:
@@ -95,11 +85,9 @@ def remember_running(move: Move, reference: str, service: str) -> None:
 
 def _running_id(move: Move, reference: str, service: str) -> str | None:
     # Asked of the engine: of a service without the lease Swarm says that nothing runs, while it still stops.
-    listed = ["docker", "ps", "--quiet", "--filter", f"label=com.docker.swarm.service.name={service}"]
-    for container in move.source.host.run(listed).out.split():
-        done = move.source.host.run(["docker", "inspect", "--format", "{{.Image}}", container], check=False)
-        if done.status == 0:
-            return done.out.strip()
+    found = move.source.host.call(containers, "image_ids", service=service)
+    if found:
+        return str(found[0])
     stopped = move.journal.last("image", service=service, reference=reference)
     return None if stopped is None else str(stopped["image"])
 

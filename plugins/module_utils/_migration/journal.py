@@ -119,7 +119,7 @@ class Journal:
         """Return the last of the marks about the fence, on a fresh read: another process may have written it."""
         with self._lock:
             self._entries = self._read()
-        return next((each["event"] for each in reversed(self.entries) if each["event"] in MARKS), None)
+        return last_mark(self)
 
     def _append(self, entry: Mapping[str, Any]) -> None:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -137,6 +137,11 @@ class Journal:
         with contextlib.suppress(FileNotFoundError):
             return parse(self.path.read_text(encoding="utf-8", errors="replace"))
         return []
+
+
+def last_mark(journal: Journal) -> str | None:
+    """Return the last of the marks about the fence in what this process knows."""
+    return next((entry["event"] for entry in reversed(journal.entries) if entry["event"] in MARKS), None)
 
 
 def parse(text: str) -> list[dict[str, Any]]:

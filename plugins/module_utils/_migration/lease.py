@@ -250,9 +250,7 @@ def give(move: Move, place: Place) -> Step:
 def _give(move: Move, place: Place) -> None:
     if _holders(move) == [place.name]:
         return
-    for service, spec in _own_services(move).items():
-        if holds_data(spec):
-            _wait_for_strays(move, service, spec)
+    _wait_for_strays(move, {service: spec for service, spec in _own_services(move).items() if holds_data(spec)})
     for holder in _holders(move):
         if holder != place.name:
             move.cluster.label_node(holder, move.unit.lease, None)
@@ -316,10 +314,10 @@ def stop(move: Move, service: str) -> Step:
     )
 
 
-def containers(move: Move, service: str) -> dict[str, str]:
-    """Return container id -> hostname of what the engines of both nodes of the move run of a service."""
+def containers(move: Move, *services: str) -> dict[str, str]:
+    """Return container id -> hostname of what the engines of both nodes of the move run of some services."""
     places = (move.source, move.target)
-    return {container: place.name for place in places for container in containers_of(place.host, service)}
+    return {container: place.name for place in places for container in containers_of(place.host, services)}
 
 
 def _to_zero(spec: Spec) -> Spec:
@@ -395,7 +393,7 @@ def _let_start(move: Move, service: str, place: Place, known: dict[str, str]) ->
     if on_its_way and _started(move, spec, place, known) == spec:
         return
     if holds_data(spec):
-        _wait_for_strays(move, service, spec)
+        _wait_for_strays(move, {service: spec})
 
     def want(spec: Spec) -> Spec:
         after = _started(move, spec, place, known)
@@ -464,7 +462,7 @@ def _wait_for_start(move: Move, service: str, place: Place, earlier: frozenset[s
         return False
 
     try:
-        wait_until(runs, START_SECONDS, f"{service} to run on {place.name} and nowhere else")
+        wait_until(runs, START_SECONDS, f"{service} to run on {place.name} and nowhere else", every=0.05)
     except MoveError as error:
         said = last_error(watch, move.cluster.tasks(found["ID"]))
         if error.code != "timeout" or not said:
@@ -475,19 +473,21 @@ def _wait_for_start(move: Move, service: str, place: Place, earlier: frozenset[s
 _FAILED = ("failed", "rejected")
 
 
-def _wait_for_strays(move: Move, service: str, spec: Spec) -> None:
-    """Wait until every container of a service is one that Swarm wants to run: the others are still stopping."""
+def _wait_for_strays(move: Move, services: Mapping[str, Spec]) -> None:
+    """Wait until every container of some services is one that Swarm wants to run: the others are still stopping."""
 
     def gone() -> bool:
-        tasks = move.cluster.tasks(move.cluster.service(service)["ID"])
+        tasks = [task for name in services for task in move.cluster.tasks(move.cluster.service(name)["ID"])]
         wanted = {
             ((task["Status"].get("ContainerStatus") or {}).get("ContainerID"))
             for task in tasks
             if task["DesiredState"] == "running" and not is_over(task)
         }
-        return not containers(move, service).keys() - wanted
+        return not containers(move, *services).keys() - wanted
 
-    wait_until(gone, stop_grace(spec) + STOP_MARGIN, f"the old containers of {service} to end")
+    if services:
+        grace = max(map(stop_grace, services.values()))
+        wait_until(gone, grace + STOP_MARGIN, f"the old containers of {', '.join(services)} to end")
 
 
 # --- small things ------------------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ Swarm takes a task's address out of the network, waits, and signals the task onl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import Host
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import containers
 
@@ -16,14 +18,26 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host 
 _ANSWER_SECONDS = 45
 
 
-def containers_of(host: Host, service: str) -> list[str]:
-    """Return the ids of a service's running containers on a node, by its engine's own account."""
-    return list(host.call(containers, "running", service=service))
+#: Containers whose processes were seen to be gone. Engines list them as running for a quarter of a second more.
+_ended: set[str] = set()
+
+
+def containers_of(host: Host, services: Sequence[str]) -> list[str]:
+    """Return the ids of some services' running containers on a node, by its engine's own account."""
+    return [each for each in host.call(containers, "running", services=list(services)) if each not in _ended]
+
+
+def containers_on(host: Host, volumes: Sequence[str]) -> list[str]:
+    """Return the names of the running containers on a node that have one of the volumes, or directories, mounted."""
+    found = host.call(containers, "mounting", volumes=list(volumes))
+    return [name for container, name in found.items() if container not in _ended]
 
 
 def stop_containers(host: Host, service: str, grace: float) -> bool:
-    """Stop a service's containers on a node with its own stop signal; returns whether there were none.
+    """Stop a service's containers on a node with its own stop signal; returns whether none is left.
 
     `grace`: seconds until they are killed. One that ends by itself meanwhile is no error.
     """
-    return not host.call(containers, "stop", timeout=grace + _ANSWER_SECONDS, service=service, grace=grace)
+    stopped = host.call(containers, "stop", timeout=grace + _ANSWER_SECONDS, service=service, grace=grace)
+    _ended.update(stopped["ended"])
+    return not set(stopped["left"]) - _ended

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
@@ -149,6 +149,33 @@ class Walk:
         if not self.check and outcome != DONE:
             self.journal.outcome(step.id, outcome, {"seconds": entry["seconds"], **more})
         self.say("step_ended", entry)
+
+
+def lanes(each: Iterable[Sequence[Stage]]) -> Together:
+    """Return lanes side by side, without the empty ones."""
+    return Together([list(lane) for lane in each if lane])
+
+
+def flat(stages: Sequence[Stage]) -> list[Step]:
+    """Return steps in an order in which they may be walked one by one."""
+    steps: list[Step] = []
+    for stage in stages:
+        steps += [stage] if isinstance(stage, Step) else [step for lane in stage.lanes for step in flat(lane)]
+    return steps
+
+
+def not_after(until: float, stage: Stage) -> Stage:
+    """Return a stage none of whose steps begins after a time (seconds since 1970)."""
+    if isinstance(stage, Together):
+        return Together([[not_after(until, each) for each in lane] for lane in stage.lanes])
+
+    def do(tell: Tell) -> None:
+        if time.time() > until:
+            message = "the deadline passed before the promotion: the unit goes back to its source"
+            raise MoveError("deadline_passed", f"{message}; run verb=precopy, then verb=switch again")
+        stage.do(tell)
+
+    return replace(stage, do=do)
 
 
 def wait_until(

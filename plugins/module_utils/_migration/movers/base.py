@@ -92,7 +92,9 @@ class Mover(ABC):
     """Moves one part. Every list of stages may be walked again at any time; what is so already is probed and left.
 
     Order in a switch: consumers drained and off; settle(); park(); lease off, service stopped; stopped(); the
-    promotion's intent; take_over(); lease to the target, service started there; verify(); consumers on; follow().
+    promotion's intent; lease to the target; take_over(), service started there, verify(); consumers on; follow().
+    Parts don't wait for each other from their stop to the intent, nor from it to their verify(). Files that only
+    consumers use are parked, copied and proved while databases still take writes.
     """
 
     def __init__(self, move: Move, part: Part) -> None:

@@ -42,6 +42,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.p
     literal,
     quoted,
 )
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_session import connected
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_switch import Switch
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.volumes import remove_volume
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import copies, pg_data
@@ -176,7 +177,12 @@ class PostgresMover(Mover):
         """Take what the server holds while no consumer changes it: anew for every try of a switch."""
 
         def take(_tell: Tell) -> None:
-            _write_private(self._content_file, content(self.context.primary(), full=self._full))
+            # One connection for all questions: consumers are off meanwhile.
+            server = connected(self.context.primary())
+            try:
+                _write_private(self._content_file, content(server, full=self._full))
+            finally:
+                server.disconnect()
             # The copy is asked the same between the stop and the promotion.
             self.context.connect_to_standby(self.move.target)
             self._taken = True

@@ -154,7 +154,9 @@ class RedisMover(Mover):
             "pause-held", "see that writes were paused until the end", source, self.pause.refuse_not_held
         )
         gate = self._check("gate", "see that the copy on disk has every write", target, self.pause.refuse_incomplete)
-        return [self.servers.volume.unused(), Together([[held], [gate]])]
+        # It was told to before; by itself Swarm takes seconds for that.
+        ended = self._step("companion-end", "end the replica", target, self.companion.gone, self._end_companion)
+        return [Together([[self.servers.volume.unused()], [held], [gate, ended]])]
 
     def undo_on_hosts(self) -> Sequence[Mapping[str, Any]]:
         """Bring the source's volume live again."""
@@ -163,7 +165,7 @@ class RedisMover(Mover):
     def take_over(self) -> Sequence[Stage]:
         """See that the replica has ended, and bring its data live."""
         target, companion = self.move.target, self.companion
-        gone = self._step("companion-gone", "wait for the replica's end", target, companion.gone, self._wait_for_end)
+        gone = self._step("companion-gone", "wait for the replica's end", target, companion.gone, self._end_companion)
         return [gone, self.servers.volume.bring_live()]
 
     def verify(self) -> Sequence[Stage]:
@@ -206,8 +208,8 @@ class RedisMover(Mover):
     def _ending(self) -> bool:
         return self.move.cluster.find_service(self.companion.name) is None
 
-    def _wait_for_end(self, _tell: Tell) -> None:
-        self.companion.let_go()
+    def _end_companion(self, _tell: Tell) -> None:
+        self.companion.end()
         wait_until(self.companion.gone, 60, f"{self.companion.name} to end")
 
     def _verify(self) -> None:

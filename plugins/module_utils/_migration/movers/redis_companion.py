@@ -21,6 +21,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers i
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Place
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.redis_servers import Info, Servers
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.volumes import move_id, require_room
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.stopping import containers_on
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Step, Tell
 
 #: A copy that comes no nearer for so long is stuck, in seconds. Longer than a replica's own repl-timeout: for that long
@@ -121,15 +122,19 @@ class Companion:
         """Tell it to end, and don't wait for that."""
         self.cluster.remove_service(self.name)
 
+    def end(self) -> None:
+        """End it, and see that it is gone."""
+        stop_companion(self.cluster, self.name, self.place.host)
+
     def gone(self) -> bool:
         """Whether nothing on the place has the parked copy mounted any more."""
         path = self.servers.volume.path(self.place)
-        left = self.place.host.run(["docker", "ps", "-q", "--filter", f"volume={path}"]).out.split()
+        left = containers_on(self.place.host, [path])
         return not left and self.cluster.find_service(self.name) is None
 
     def forget(self) -> None:
         """End it and remove its configuration."""
-        stop_companion(self.cluster, self.name, self.place.host)
+        self.end()
         self._remove_secrets()
 
     def secrets(self) -> list[str]:

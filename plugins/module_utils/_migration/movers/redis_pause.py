@@ -15,7 +15,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.r
     Servers,
     first_error,
 )
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import redis_server
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import containers, redis_server
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Tell, wait_until
 
 #: How much longer than the deadline writes stay paused, in seconds.
@@ -232,10 +232,7 @@ class Pause:
             raise MoveError("pause_over", f"{self.service} stopped later than its pause of writes lasted: {_AGAIN}")
         if now["engine"] is None or now["engine"] >= token["paused"]:
             raise MoveError("pause_unproven", f"the engine on {self.source.name} restarted during the pause: {_AGAIN}")
-        window = ["--since", f"{token['wall']:.3f}", "--until", f"{now['wall']:.3f}", "--format", "{{.ID}}"]
-        service = f"label=com.docker.swarm.service.name={self.service}"
-        starts = ["--filter", "type=container", "--filter", "event=start", "--filter", service]
-        if host.run(["docker", "events", *window, *starts]).out.split():
+        if host.call(containers, "starts", service=self.service, since=token["wall"], until=now["wall"]):
             raise MoveError("pause_unproven", f"{self.service} started once more during the pause: {_AGAIN}")
         self.journal.write("redis_held", **proven)
 

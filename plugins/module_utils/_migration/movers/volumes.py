@@ -14,6 +14,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host imp
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import Part
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Move, Place
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import copies
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.stopping import containers_on
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Step
 
 #: What must stay free on a file system that a copy is made on.
@@ -55,8 +56,7 @@ def require_room(place: Place, needed: int, path: str, what: str, *, files: int 
 
 def users(host: Host, path: str, volume: str) -> list[str]:
     """Return the names of running containers on a host that have a volume, or its directory, mounted."""
-    filters = ["--filter", f"volume={volume}", "--filter", f"volume={path}"]
-    return host.run(["docker", "ps", "--format", "{{.Names}}", *filters]).out.split()
+    return containers_on(host, [volume, path])
 
 
 def knows_volume(host: Host, name: str) -> bool:

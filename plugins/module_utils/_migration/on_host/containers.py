@@ -1,7 +1,7 @@
 # Copyright: Even Keel contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The containers of a Swarm service on this host, asked of its engine directly.
+"""The containers of a Swarm service on this host, asked of its engine directly; and images.
 
 Standard library only: its source is sent to the host. The engine answers in milliseconds; each start of its command
 line takes a tenth of a second, and a switch asks often.
@@ -9,9 +9,13 @@ line takes a tenth of a second, and a switch asks often.
 
 import http.client
 import json
+import os
+import select
 import socket
 from concurrent.futures import ThreadPoolExecutor
-from urllib.parse import quote
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
 
 DOCKER_SOCKET = "/var/run/docker.sock"
 _SERVICE = "com.docker.swarm.service.name"
@@ -26,30 +30,120 @@ class _Engine(http.client.HTTPConnection):
         self.sock.connect(DOCKER_SOCKET)
 
 
-def running(service: str) -> list[str]:
-    """Return the ids of a service's running containers. Raises OSError with the engine's words."""
-    filters = json.dumps({"label": [f"{_SERVICE}={service}"]})
-    status, answer = _request("GET", f"/containers/json?filters={quote(filters)}", _ANSWER_SECONDS)
-    if status != http.client.OK:
-        raise OSError(f"the engine does not list containers (HTTP {status}): {answer.decode(errors='replace')}")
-    return [container["Id"] for container in json.loads(answer)]
+def running(services: list[str]) -> list[str]:
+    """Return the ids of some services' running containers. Raises OSError with the engine's words."""
+    found = _listed({"label": [_SERVICE]})
+    return [each["Id"] for each in found if each["Labels"][_SERVICE] in services]
 
 
-def stop(service: str, grace: float) -> list[str]:
-    """Stop a service's containers with their own stop signals; returns the ids of those that ran.
+def image_ids(service: str) -> list[str]:
+    """Return the ids of the images that a service's containers run."""
+    return [each["ImageID"] for each in _listed({"label": [f"{_SERVICE}={service}"]})]
 
-    `grace`: seconds until they are killed. One that ends by itself meanwhile is no error.
+
+def mounting(volumes: list[str]) -> "dict[str, str]":
+    """Return id -> name of the running containers that have one of the volumes, or directories, mounted."""
+    return {each["Id"]: each["Names"][0].lstrip("/") for each in _listed({"volume": volumes})}
+
+
+def starts(service: str, since: float, until: float) -> list[str]:
+    """Return the ids of a service's containers that were started between two times, in seconds since 1970."""
+    filters = {"type": ["container"], "event": ["start"], "label": [f"{_SERVICE}={service}"]}
+    window = {"since": f"{since:.3f}", "until": f"{until:.3f}", "filters": json.dumps(filters)}
+    status, answer = _request("GET", f"/events?{urlencode(window)}", _ANSWER_SECONDS)
+    _refuse(status, answer, "events")
+    return [json.loads(line)["Actor"]["ID"] for line in answer.splitlines() if line]
+
+
+def image(reference: str) -> "dict[str, object] | None":
+    """Return {"Id", "Size", "RepoDigests", "Volumes"} of an image, None if the engine has none of that name."""
+    status, answer = _request("GET", f"/images/{quote(reference, safe='/:@')}/json", _ANSWER_SECONDS)
+    if status == http.client.NOT_FOUND:
+        return None
+    _refuse(status, answer, f"the image {reference}")
+    found = json.loads(answer)
+    # Not the image's environment: somebody may have put a secret there.
+    return {
+        **{key: found[key] for key in ("Id", "Size", "RepoDigests")},
+        "Volumes": (found.get("Config") or {}).get("Volumes"),
+    }
+
+
+def stop(service: str, grace: float) -> "dict[str, list[str]]":
+    """Stop a service's containers with their own stop signals; returns {"ended", "left"}, ids of containers.
+
+    `grace`: seconds until they are killed. "ended": seen to have no process any more. "left": those that run then.
     """
-    found = running(service)
-    if found:
-        with ThreadPoolExecutor(len(found)) as pool:
-            list(pool.map(lambda container: _stop(container, grace), found))
+    found = running([service])
+    if not found:
+        return {"ended": [], "left": []}
+    with ThreadPoolExecutor(len(found)) as pool:
+        gone = list(pool.map(lambda container: _stop(container, grace), found))
+    ended = [container for container, is_gone in zip(found, gone, strict=True) if is_gone]
+    return {"ended": ended, "left": [container for container in running([service]) if container not in ended]}
+
+
+def _stop(container: str, grace: float) -> bool:
+    """Have a container's processes end; returns whether that was seen.
+
+    Not by the engine's own "stop": that answers only when it has taken the network apart, a quarter of a second after.
+    When the first process is gone, all of the container are: the kernel kills them before.
+    """
+    found = _look(container)
+    handle = _handle(container, int(found.get("State", {}).get("Pid", 0)))
+    if handle is None:
+        _request("POST", f"/containers/{container}/stop?t={grace:.0f}", grace + _ANSWER_SECONDS)
+        return False
+    signal = found.get("Config", {}).get("StopSignal") or "SIGTERM"
+    try:
+        return any(_ends(container, handle, *how) for how in ((signal, grace), ("SIGKILL", _ANSWER_SECONDS)))
+    finally:
+        os.close(handle)
+
+
+def _handle(container: str, pid: int) -> "int | None":
+    """Return a handle on a container's first process, None if that is none of the container's (any more)."""
+    if not pid:
+        return None
+    try:
+        handle = os.pidfd_open(pid)
+    except OSError:
+        return None
+    try:
+        # The number may have gone to another process since the engine said it.
+        if container in Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8"):
+            return handle
+    except OSError:
+        pass
+    os.close(handle)
+    return None
+
+
+def _ends(container: str, handle: int, signal: str, seconds: float) -> bool:
+    _request("POST", f"/containers/{container}/kill?signal={signal}", _ANSWER_SECONDS)
+    return bool(select.select([handle], [], [], seconds)[0])
+
+
+def _look(container: str) -> "dict[str, dict[str, str]]":
+    """Return what the engine knows of a container, nothing if it has none of that id."""
+    status, answer = _request("GET", f"/containers/{container}/json", _ANSWER_SECONDS)
+    if status == http.client.NOT_FOUND:
+        return {}
+    _refuse(status, answer, f"the container {container}")
+    found: dict[str, dict[str, str]] = json.loads(answer)
     return found
 
 
-def _stop(container: str, grace: float) -> None:
-    # What became of it is seen by looking again.
-    _request("POST", f"/containers/{container}/stop?t={grace:.0f}", grace + _ANSWER_SECONDS)
+def _listed(filters: "dict[str, list[str]]") -> "list[dict[str, Any]]":
+    """Return what the engine calls running containers; it does so for a moment after their end, too."""
+    status, answer = _request("GET", f"/containers/json?filters={quote(json.dumps(filters))}", _ANSWER_SECONDS)
+    _refuse(status, answer, "containers")
+    return list(json.loads(answer))
+
+
+def _refuse(status: int, answer: bytes, what: str) -> None:
+    if status != http.client.OK:
+        raise OSError(f"the engine does not show {what} (HTTP {status}): {answer.decode(errors='replace')}")
 
 
 def _request(method: str, path: str, seconds: float) -> "tuple[int, bytes]":
