@@ -97,11 +97,20 @@ test-unit: setup ## Unit tests
 test-browser: setup ## The report's page and the launcher's in Chromium; screenshots in tests/artifacts
 	tests/browser/install-chromium
 	tests/launcher_browser/install-node
-	$(BIN)/pytest tests/browser tests/launcher_browser
+	$(BIN)/pytest tests/browser tests/launcher_browser -m "not soak"
 
 .PHONY: test-launcher
-test-launcher: setup ## The job launcher's server with real workers, kills and full disks; its long soak with LAUNCHER_TESTS=soak
-	$(BIN)/pytest $(LAUNCHER)/tests -m "$${LAUNCHER_TESTS:-not soak}"
+test-launcher: setup ## The job launcher's server with real workers, kills and full disks
+	$(BIN)/pytest $(LAUNCHER)/tests -m "not soak"
+
+.PHONY: test-soak
+test-soak: setup ## The launcher for long: 200 runs with crashes alone and on a lab of its own, half a minute without a wire; not part of make test
+	$(BIN)/pytest $(LAUNCHER)/tests -m soak
+	tests/browser/install-chromium
+	tests/launcher_browser/install-node
+	$(BIN)/pytest tests/launcher_browser -m soak
+	LAB_NAME=soak LAB_LOAD=0 $(BIN)/python -m lab up
+	trap 'LAB_NAME=soak $(BIN)/python -m lab down' EXIT; LAB_NAME=soak $(BIN)/pytest tests/integration -m soak
 
 .PHONY: lint
 lint: setup ## ansible-lint (production), yamllint, ruff, mypy, changelog fragments

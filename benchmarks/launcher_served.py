@@ -1,7 +1,8 @@
-"""The whole launcher under load: prints JSON.
+"""The whole launcher, under load or idle: prints JSON.
 
-`python -m benchmarks.launcher_served <directory> <seconds> <workers> <lines/s of each>`, with the launcher's backend on
-PYTHONPATH. The server is a process of its own, which is measured; 3 viewers are connected to it by WebSocket from here.
+`python -m benchmarks.launcher_served served|idle <directory> <seconds> <workers> <lines/s of each>`, with the
+launcher's backend on PYTHONPATH. The server is a process of its own, which is measured; 3 viewers are connected to it
+by WebSocket from here.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ sys.exit(cli.main(["serve", "--config", config]))
 """
 CLI = [sys.executable, "-m", "job_launcher.cli"]
 PASSWORD = "only for a benchmark"  # noqa: S105
+#: What starting left behind is done by then, s.
+SETTLE = 3.0
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -98,15 +101,21 @@ class Server:
         lines = self.ask("/metrics").decode().splitlines()
         return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
 
+    def requests(self) -> float:
+        """Return how many requests it has answered, this one not yet among them."""
+        lines = self.ask("/metrics").decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith("launcher_http_requests_total{"))
+
     def cpu_seconds(self) -> float:
         """Return the CPU time of the server itself; its workers have their own."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICKS
 
-    def largest_rss(self) -> float:
-        """Return MB."""
+    def rss(self, *, largest: bool = False) -> float:
+        """Return MB, as they are now or were at most."""
+        name = "VmHWM" if largest else "VmRSS"
         lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 10**6
+        return next(int(line.split()[1]) for line in lines if line.startswith(name)) * 1024 / 10**6
 
     def end(self) -> None:
         """Stop it."""
@@ -132,12 +141,13 @@ class Viewer:
 
 
 @contextlib.asynccontextmanager
-async def watching(server: Server, run_id: str) -> AsyncIterator[list[Viewer]]:
-    """Connect the viewers while the block runs."""
+async def watching(server: Server, run_id: str | None) -> AsyncIterator[list[Viewer]]:
+    """Connect the viewers while the block runs; they follow the run if there is one."""
     viewers = [Viewer() for _ in range(VIEWERS)]
     for viewer in viewers:
         await viewer.client.connect(server.url, headers=server.headers, transports=["websocket"], wait_timeout=20)
-        await viewer.client.call("subscribe", {"run_id": run_id, "from": 0}, timeout=20)
+        if run_id:
+            await viewer.client.call("subscribe", {"run_id": run_id, "from": 0}, timeout=20)
     yield viewers
     for viewer in viewers:
         await viewer.client.disconnect()
@@ -152,6 +162,7 @@ async def measure(server: Server) -> dict[str, Any]:
         await asyncio.sleep(WARM)
         writes = await asyncio.to_thread(server.metric, "launcher_log_writes_total")
         running = await asyncio.to_thread(server.metric, "launcher_units_running")
+        requests = await asyncio.to_thread(server.requests)
         began, cpu = time.monotonic(), server.cpu_seconds()
         for viewer in viewers:
             viewer.measuring = True
@@ -159,6 +170,7 @@ async def measure(server: Server) -> dict[str, Any]:
         for viewer in viewers:
             viewer.measuring = False
         seconds, used = time.monotonic() - began, server.cpu_seconds() - cpu
+        requests = await asyncio.to_thread(server.requests) - requests - 1  # the reading before
         writes = await asyncio.to_thread(server.metric, "launcher_log_writes_total") - writes
         while json.loads(await asyncio.to_thread(server.ask, f"/api/runs/{run_id}"))["ended_at"] is None:
             await asyncio.sleep(0.2)
@@ -168,19 +180,32 @@ async def measure(server: Server) -> dict[str, Any]:
     latencies = sorted(each for viewer in viewers for each in viewer.latencies) or [float("inf")]
     return {
         "cpu": used / seconds,
-        "rss_mb": server.largest_rss(),
+        "rss_mb": server.rss(largest=True),
+        "requests": requests / seconds,
         "log_writes": writes / seconds,
         "latency": latencies[int(len(latencies) * 0.99)],
         "exact": int(exact and running == load.workers),
     }
 
 
+async def measure_idle(server: Server) -> dict[str, Any]:
+    """Do nothing with 3 viewers; returns the figures of the server."""
+    async with watching(server, None):
+        await asyncio.sleep(SETTLE)
+        requests = await asyncio.to_thread(server.requests)
+        began, cpu = time.monotonic(), server.cpu_seconds()
+        await asyncio.sleep(server.load.seconds)
+        seconds, used = time.monotonic() - began, server.cpu_seconds() - cpu
+        asked = await asyncio.to_thread(server.requests) - requests - 1  # the reading before
+    return {"cpu": used / seconds, "rss_mb": server.rss(), "requests": asked / seconds}
+
+
 def main() -> None:
     """Measure."""
-    directory, seconds, workers, rate = sys.argv[1:]
+    kind, directory, seconds, workers, rate = sys.argv[1:]
     server = Server(Load(Path(directory), float(seconds), int(workers), int(rate)))
     try:
-        print(json.dumps(asyncio.run(measure(server))))
+        print(json.dumps(asyncio.run({"served": measure, "idle": measure_idle}[kind](server))))
     finally:
         server.end()
 

@@ -1,6 +1,6 @@
 """One side of the launcher's benchmark: prints JSON.
 
-`python -m benchmarks.launcher_subject engine|naive|idle <directory> <seconds> <workers> <lines/s of each>`, with the
+`python -m benchmarks.launcher_subject engine|naive <directory> <seconds> <workers> <lines/s of each>`, with the
 launcher's backend on PYTHONPATH. It imports nothing of the bench: its memory is measured.
 """
 
@@ -133,18 +133,6 @@ async def engine(load: Load) -> dict[str, Any]:
         return {**figures, "exact": int(exact)}
 
 
-async def idle(load: Load) -> dict[str, Any]:
-    """Do nothing with 3 listeners."""
-    async with _Engine(load, ["/bin/true"]) as running:
-        for _ in range(VIEWERS):
-            running.subscribe(lambda _: None)
-        await asyncio.sleep(WARM)
-        meter = Meter(lambda: int(running.metrics()["log_writes_total"]))
-        meter.begin()
-        await asyncio.sleep(load.seconds)
-        return meter.end()
-
-
 class _Engine:
     """An engine with credits and one template, for `async with`."""
 
@@ -166,6 +154,7 @@ class _Engine:
 def naive(load: Load) -> dict[str, Any]:
     """Run 8 workers, a thread and a flush a line each; 3 viewers read what is new every 2 s."""
     writes = [0] * load.workers
+    polls = [0] * VIEWERS
     meter = Meter(lambda: sum(writes))
     ending = threading.Event()
 
@@ -179,9 +168,10 @@ def naive(load: Load) -> dict[str, Any]:
                 writes[worker] += 1
         started.wait()
 
-    def poll() -> None:
+    def poll(viewer: int) -> None:
         places = [0] * load.workers
         while not ending.wait(NAIVE_POLL):
+            polls[viewer] += meter.measuring
             for worker in range(load.workers):
                 with (load.directory / f"{worker}.log").open("rb") as file:
                     file.seek(places[worker])
@@ -190,7 +180,7 @@ def naive(load: Load) -> dict[str, Any]:
                 meter.saw(data)
 
     workers = [threading.Thread(target=read_output, args=(worker,)) for worker in range(load.workers)]
-    viewers = [threading.Thread(target=poll) for _ in range(VIEWERS)]
+    viewers = [threading.Thread(target=poll, args=(viewer,)) for viewer in range(VIEWERS)]
     for thread in workers:
         thread.start()
     time.sleep(WARM)
@@ -204,14 +194,14 @@ def naive(load: Load) -> dict[str, Any]:
     ending.set()
     for thread in viewers:
         thread.join()
-    return figures
+    return {**figures, "requests": sum(polls) / load.seconds}
 
 
 def main() -> None:
     """Measure one side."""
     kind, directory, seconds, workers, rate = sys.argv[1:]
     load = Load(Path(directory), float(seconds), int(workers), int(rate))
-    figures = naive(load) if kind == "naive" else asyncio.run({"engine": engine, "idle": idle}[kind](load))
+    figures = naive(load) if kind == "naive" else asyncio.run(engine(load))
     print(json.dumps(figures))
 
 

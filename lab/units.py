@@ -1,7 +1,8 @@
 """Units with real writers on the lab's Swarm, for moving them: each deployable in three ways.
 
 `api`: services as `docker service create` makes them. `stack`: `docker stack deploy`, on an overlay network that only
-services may join. `dokploy`: whole specs as Dokploy posts them (manager constraint, start-first, rollback).
+services may join. `dokploy`: whole specs as Dokploy posts them (manager constraint, rollback, start-first but for
+databases).
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ from lab.swarm import MANAGER
 UNITS = Path(__file__).resolve().parent / "units.yml"
 FILL = Path(__file__).resolve().parent / "fill.sql"
 WAYS = ("api", "stack", "dokploy")
+#: Images of databases. Dokploy since 0.29.8 updates them stop-first: before, each redeploy had two servers write to one
+#: directory for seconds, and a PostgreSQL that did not survive that proved nothing about a move.
+DATABASES = ("unit-postgres", "unit-redis")
 NETWORK = "dokploy-network"
 LABEL = "evenkeel.lab.unit"
 #: What a move makes in the Swarm, and where it keeps its state on the hosts.
@@ -131,7 +135,7 @@ class Deployment:
                 "Parallelism": 1,
                 "Monitor": _NANO,
                 "FailureAction": "rollback" if dokploy else "pause",
-                "Order": "start-first" if dokploy else "stop-first",
+                "Order": "start-first" if dokploy and entry["image"] not in DATABASES else "stop-first",
             },
             "EndpointSpec": {"Mode": "dnsrr"},
         }

@@ -168,20 +168,28 @@ def judge(service: Json, tasks: Iterable[Json], stale_status: str | None) -> Ver
         labels = task["Spec"]["ContainerSpec"].get("Labels") or {}
         (mine if labels.get(TASK_LABEL) == label else others).append(task)
     error = _last_error(mine if not state.startswith("rollback") else [*mine, *others])
-    if state.startswith(("paused", "rollback")):
-        if state == "rollback_started":
-            return Verdict("waiting")
-        back = "Docker put the version of before back" if state == "rollback_completed" else f"Docker says {state}"
-        return Verdict("failed", f"{back}: {error or status.get('Message', '')}")
     running = [task for task in mine if task["Status"]["State"] == "running" and task["DesiredState"] == "running"]
     old = [task for task in others if not is_over(task)]
     replicas = service["Spec"]["Mode"]["Replicated"]["Replicas"]
+    if state.startswith(("paused", "rollback")):
+        return _given_up(state, error or status.get("Message", ""), runs=len(running) == replicas)
     if state != "updating" and len(running) == replicas and not old:
         return Verdict("converged")
     failed = [task for task in mine if task["Status"]["State"] in ("failed", "rejected")]
     if not state and len(failed) >= FAILURES_TO_GIVE_UP:
         return Verdict("failed", f"its task failed {len(failed)} times: {error}")
     return Verdict("waiting", error or _told(mine, others))
+
+
+def _given_up(state: str, error: str, *, runs: bool) -> Verdict:
+    if state == "rollback_started":
+        return Verdict("waiting")
+    if state != "rollback_completed":
+        return Verdict("failed", f"Docker says {state}: {error}")
+    # Docker may say so while the version of before still waits for its start.
+    if runs:
+        return Verdict("failed", f"Docker put the version of before back: {error}")
+    return Verdict("waiting", f"Docker put the version of before back, which doesn't run either. The new one: {error}")
 
 
 def _told(mine: Sequence[Json], others: Sequence[Json]) -> str:

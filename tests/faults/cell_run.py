@@ -213,6 +213,8 @@ def _two_operators(rig: Rig, verb: str) -> bool:
 
 def _then(rig: Rig, cell: Cell, notes: dict[str, Any]) -> str:
     """Do what the operator does after the fault; returns where the unit must be then."""
+    # Given back, the copy has to be brought near again first: the failed run says by which verb.
+    following = rig.plays[-1].unit(rig.unit).get("next") if rig.plays[-1].status else None
     if cell.then == CANCEL:
         cancelled = rig.run("cancel", whole=cell.verb != "reverse")
         if cancelled.status == 0:
@@ -225,8 +227,6 @@ def _then(rig: Rig, cell: Cell, notes: dict[str, Any]) -> str:
         if reversed_.status == 0:
             return MANAGER
         notes["reverse_refused"] = _refusal(rig, reversed_)
-    # Given back, the copy has to be brought near again first: the failed run says by which verb.
-    following = rig.plays[-1].unit(rig.unit).get("next") if rig.plays[-1].status else None
     if following in ("precopy", "switch") and following != cell.verb:
         rig.succeed(following, whole=False)
     if cell.verb == "reverse":
@@ -256,9 +256,7 @@ def _again(rig: Rig, place: str, notes: dict[str, Any]) -> list[str]:
     phase = second.unit(rig.unit).get("phase")
     notes["phase"] = phase
     problems = []
-    if last == "cancel" and place == TARGET:
-        _refusal(rig, second)  # a reverse was taken back: as after any switch there is nothing to cancel
-    elif second.status:
+    if second.status:
         problems.append(f"a second verb={last} failed: {second.message[:300]}")
     if second.changed:
         problems.append(f"a second verb={last} changed {second.changed} tasks")

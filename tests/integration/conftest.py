@@ -11,6 +11,9 @@ import pytest
 from lab import estate, hosts
 from lab.settings import Settings, from_environment
 from tests.integration.harness import LEFT_BY_TESTS, MONITOR, Ansible, Spec, Swarm, wait_for
+from tests.integration.launcher_deployed import client, deployed
+
+__all__ = ["client", "deployed"]  # fixtures of more than one file
 
 
 @pytest.fixture(scope="session")

@@ -46,6 +46,22 @@ class Client:
         started: str = self.post("/api/run", body, **{"Idempotency-Key": uuid.uuid4().hex})["id"]
         return started
 
+    def everything(self, path: str) -> list[dict[str, Any]]:
+        """Return the items of all pages."""
+        items: list[dict[str, Any]] = []
+        cursor = None
+        while True:
+            page = self.get(f"{path}?limit=500" + (f"&before={cursor}" if cursor else ""))
+            items += page["items"]
+            cursor = page["next"]
+            if cursor is None:
+                return items
+
+    def metric(self, name: str) -> float:
+        """Return one of /metrics."""
+        lines = self.get("/metrics").decode().splitlines()
+        return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
+
     def run_when(self, run_id: str, *statuses: str, seconds: float = 120) -> dict[str, Any]:
         """Wait until a run has one of the statuses; the launcher may be away meanwhile."""
         deadline = time.monotonic() + seconds

@@ -70,26 +70,27 @@ def stopped_run(admin: Reader) -> None:
     admin.screenshot("server-stopped", full=True)
 
 
-def log_after_a_cut(admin: Reader, cut: Callable[[Cut], None]) -> None:
-    """Lose the wire for some seconds; afterwards the page has what the file has."""
+def log_after_a_cut(admin: Reader, cut: Callable[[Cut], None], seconds: float = 4) -> None:
+    """Lose the wire while workers print; afterwards the page has what the file has."""
     page = admin.page
-    start(page, lines=100, pause=100)
+    lines = round(25 * seconds)
+    start(page, lines=lines, pause=100)
     page.get_by_role("link", name="Follow the log").first.click()
     run_id = page.url.rsplit("/", 1)[1]
-    expect(page.locator(".log-text", has_text="line 1 of 100").first).to_be_visible(timeout=20_000)
+    expect(page.locator(".log-text", has_text=f"line 1 of {lines}").first).to_be_visible(timeout=20_000)
     cut("everything")
     expect(page.locator(".banner", has_text="Connection lost")).to_be_visible(timeout=20_000)
-    time.sleep(4)
+    time.sleep(seconds)
     cut("nothing")
     expect(page.locator(".banner")).to_have_count(0, timeout=30_000)
     expect(page.get_by_test_id("log-state")).to_have_text("complete", timeout=120_000)
     log = admin.context.request.get(f"/api/runs/{run_id}/log/download").text()
-    lines = log.count("\n")
-    expect(page.get_by_test_id("log-lines")).to_have_text(f"{lines:,} lines")
+    there = log.count("\n")
+    expect(page.get_by_test_id("log-lines")).to_have_text(f"{there:,} lines")
     for unit in (1, TOTAL):
         page.get_by_label("Unit", exact=True).select_option(str(unit))
-        expect(page.get_by_test_id("log-lines")).to_have_text("100 lines")
-        expect(page.locator(".log-text").last).to_contain_text("line 100 of 100")
+        expect(page.get_by_test_id("log-lines")).to_have_text(f"{lines} lines")
+        expect(page.locator(".log-text").last).to_contain_text(f"line {lines} of {lines}")
 
 
 def every_page(admin: Reader) -> None:

@@ -106,8 +106,9 @@ def test_a_run_is_stopped(admin: Reader) -> None:
     flows.stopped_run(admin)
 
 
-def test_the_log_is_the_files_after_the_wire_was_cut(admin: Reader, launcher: Launcher) -> None:
-    flows.log_after_a_cut(admin, launcher.cut)
+@pytest.mark.parametrize("seconds", [4, pytest.param(30, marks=pytest.mark.soak)])
+def test_the_log_is_the_files_after_the_wire_was_cut(admin: Reader, launcher: Launcher, seconds: float) -> None:
+    flows.log_after_a_cut(admin, launcher.cut, seconds)
 
 
 def test_a_restarted_server_is_found_again(admin: Reader, launcher: Launcher) -> None:

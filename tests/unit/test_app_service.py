@@ -111,7 +111,9 @@ def task(state: str, desired: str = "running", *, old: bool = False, error: str 
             [task("running"), task("shutdown", "shutdown", old=True)],
             "converged",
         ),
-        ({"State": "rollback_completed", "StartedAt": "2"}, [task("running", old=True)], "failed"),
+        ({"State": "rollback_completed", "StartedAt": "2"}, [task("running"), task("failed", old=True)], "failed"),
+        # Seen on Docker 20.10: it says so while the version of before waits for its start.
+        ({"State": "rollback_completed", "StartedAt": "2"}, [task("ready", "ready")], "waiting"),
         ({"State": "rollback_completed", "StartedAt": "1"}, [task("running")], "converged"),  # of an earlier update
         ({"State": "rollback_started", "StartedAt": "2"}, [], "waiting"),
         ({"State": "paused", "StartedAt": "2"}, [task("failed", "shutdown", error="no")], "failed"),

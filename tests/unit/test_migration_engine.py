@@ -54,6 +54,20 @@ def test_after_an_error_the_verb_is_named_that_goes_on(
     assert engine.after(MoveError("failed", "no"))["next"] == following
 
 
+def test_what_is_next_is_said_also_where_a_host_can_not_be_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def phase() -> Phase:
+        raise MoveError("host_unreachable", "no answer")
+
+    setting = Setting(Unit("shop", "kvm4", "kvm2", ()), cast("Cluster", None), {}, Options(), tmp_path, "")
+    engine = Engine(setting, "switch", lambda _event, _data: None)
+    monkeypatch.setattr(engine, "phase", phase)
+    # Given back: the copy has to be brought nearer first.
+    assert engine.after(MoveError("failed", "no", next="precopy"))["next"] == "precopy"
+    assert engine.after(MoveError("failed", "no"))["next"] == "status"
+
+
 def step(name: str, did: list[str]) -> Step:
     return Step(name, name, "kvm4", lambda: False, lambda _tell: None, undo=lambda: did.append(f"undo {name}"))
 

@@ -138,6 +138,28 @@ def test_a_cancel_that_breaks_goes_on_with_cancel(
     raise AssertionError("cancel never ends")
 
 
+def test_a_switch_after_a_cancelled_reverse_can_be_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal of the cancel made the unit look as if nothing had been prepared."""
+    quick(monkeypatch)
+    most = touches(World(tmp_path / "whole"), "reverse")
+    for point in range(1000):
+        world = World(tmp_path / str(point))
+        broken_off(world, "reverse", int(most * 0.4))
+        assert [run(world, each).get("error") for each in ("cancel", "reverse")] == [None, None]
+        world.left, world.failing = point, 1
+        run(world, "switch")
+        reached = world.left is None or world.left < 0
+        world.left, world.failing = None, 0
+        assert run(world, "status")["phase"] in ("copied", "switching", "promoting", "switched"), f"point {point}"
+        through(world, "switch")
+        assert whole(world, TARGET) == [], f"point {point}"
+        if not reached:
+            return
+    raise AssertionError("the switch never ends")
+
+
 def touches(world: World, verb: str) -> int:
     """Return how often a verb touches the world when nothing is wrong."""
     for each in BEFORE[verb]:

@@ -52,6 +52,8 @@ def journal(*events: str) -> list[dict[str, Any]]:
 
 READY = ("before", "prepared", "copied")
 THERE = (*READY, "fenced>", "promotion_intended", "switched")
+BACK = ("fenced<", "promotion_intended", "switched")
+CANCELLED_BACK = ("fenced<", "unfenced", "undo")
 NOBODY = seen(live="", lease=None)
 GONE = seen("kvm2", "kvm2")
 UNSEEN = Seen(frozenset(["kvm2"]), {"db-data": {"kvm4": "neither", "kvm2": None}})
@@ -87,6 +89,9 @@ UNSEEN = Seen(frozenset(["kvm2"]), {"db-data": {"kvm4": "neither", "kvm2": None}
         ((*READY, "undo", "prepared"), seen(), PREPARED, ("kvm4", "kvm2")),
         ((*READY, "undo", "prepared", "copied"), seen(), COPIED, ("kvm4", "kvm2")),
         ((*THERE, "fenced<", "unfenced", "undo"), GONE, SWITCHED, ("kvm2", "kvm4")),
+        # Such a cancel has taken nothing away of what was made before the switch.
+        ((*THERE, *CANCELLED_BACK, *BACK, "fenced>", "unfenced"), seen(), COPIED, ("kvm4", "kvm2")),
+        ((*THERE, *BACK, "undo", "prepared", "fenced>", "unfenced"), seen(), PREPARED, ("kvm4", "kvm2")),
         ((*THERE, "complete"), seen("kvm2", "kvm2", other="neither"), COMPLETED, ("kvm2", "kvm4")),
         # The journal was lost with a disk: what is seen decides.
         ((), GONE, SWITCHED, ("kvm2", "kvm4")),

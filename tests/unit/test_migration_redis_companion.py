@@ -85,3 +85,20 @@ def test_the_end_of_its_container_is_waited_for_where_the_service_is_gone_alread
     host = Host(["c1"], ["c1"], [])
     companion(host, {}).forget()
     assert host.found == [[]]
+
+
+def test_a_replica_that_tries_an_address_of_before_is_not_stuck_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gives that one up after a minute, and comes through with the next."""
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        if now > 65:
+            replica.servers.answer = {"master_link_status": "up", "loading": "0"}  # type: ignore[attr-defined]
+
+    monkeypatch.setattr("time.sleep", sleep)
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    replica = companion(Host([]), {"master_link_status": "down", "loading": "0"})
+    replica.wait_for_link(lambda **_numbers: None)
+    assert 65 < now < 66

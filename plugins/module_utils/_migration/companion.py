@@ -20,6 +20,17 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.stopping
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import wait_until
 
 _NANO = 10**9
+# The lock is the directory's own, so it leaves nothing there; it is held until the last process that got it ends. Who
+# has to stop while it waits does so at once. Where an image has no flock, the command runs as it would without.
+_ALONE = """
+directory=$1; shift
+if ( : < "$directory" ) 2>/dev/null && command -v flock >/dev/null; then
+    exec 9< "$directory"
+    trap 'exit 143' INT TERM
+    flock 9 & wait $!
+fi
+exec "$@"
+"""
 # Beyond the grace: what Swarm and the engine take to notice, kill and remove.
 STOP_MARGIN = 30.0
 
@@ -37,12 +48,12 @@ def companion_spec(
 ) -> Spec:
     """Return the spec of a companion of `service` (a service's whole spec).
 
-    `command` replaces entrypoint and arguments. `data`: volume -> path on the node that stands in for it; other volumes
-    of the service are not mounted. `user` as Docker takes it. `secrets`: more of ContainerSpec.Secrets.
+    `command` replaces entrypoint and arguments, and begins when no other container has the data. `data`: volume -> path
+    on the node that stands in for it; other volumes of the service are not mounted. `user` as Docker takes it.
+    `secrets`: more of ContainerSpec.Secrets.
     """
     task = copy.deepcopy(service["TaskTemplate"])
     container = task["ContainerSpec"]
-    container["Command"] = list(command)
     container.pop("Args", None)
     if user is not None:
         container["User"] = user
@@ -54,6 +65,7 @@ def companion_spec(
         for mount in container.get("Mounts") or []
         if mount.get("Source") in data
     ]
+    container["Command"] = alone(container["Mounts"][0]["Target"], command)
     networks = task.get("Networks") or service.get("Networks") or []
     task["Networks"] = [{"Target": network["Target"]} for network in networks]
     task["Placement"] = {"Constraints": [f"node.id=={node_id}"]}
@@ -69,6 +81,16 @@ def companion_spec(
         "UpdateConfig": {"Parallelism": 1, "Order": "stop-first", "FailureAction": "pause"},
         "EndpointSpec": {"Mode": "dnsrr"},
     }
+
+
+def alone(directory: str, command: Sequence[str]) -> list[str]:
+    """Return a command that runs another one as soon as nobody else that was begun so has a directory.
+
+    When a node comes back that was cut off, Swarm starts a task there while the one of before is still stopping (3 s,
+    seen with Docker 26.1). Two servers on one copy would destroy it, and they don't see each other: in its container
+    each is the first process.
+    """
+    return ["sh", "-c", _ALONE, "sh", directory, *command]
 
 
 def start_companion(cluster: Cluster, spec: Spec, seconds: float = 60) -> Running:

@@ -107,7 +107,7 @@ class Engine:
                 result["next"] = error.details.get("next", self.verb)
         except MoveError:
             unknown = Phase("unknown", self.unit.home, self.unit.target)
-            result = {**self._result(unknown), "runs_on": None, "next": phases.STATUS}
+            result = {**self._result(unknown), "runs_on": None, "next": error.details.get("next", phases.STATUS)}
         return {**result, "error": error.as_dict()}
 
     def phase(self) -> Phase:

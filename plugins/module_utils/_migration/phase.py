@@ -124,11 +124,21 @@ def _under_way(unit: Unit, entries: Sequence[Mapping[str, Any]], seen: Seen) -> 
 
 
 def _before_a_switch(unit: Unit, entries: Sequence[Mapping[str, Any]], seen: Seen) -> Phase:
-    cancelled = [index for index, entry in enumerate(entries) if entry.get("verb") == CANCEL]
-    events = {entry["event"] for entry in entries[cancelled[-1] if cancelled else 0 :]}
+    events = {entry["event"] for entry in entries[_cancelled_at(unit, entries) :]}
     pinned = seen.lease == {unit.home}
     name = (COPIED if COPIED in events else PREPARED) if pinned and PREPARED in events else NEW
-    return Phase(name, unit.home, unit.target)
+    return Phase(name, unit.home, unit.target, since=_switched_at(entries))
+
+
+def _cancelled_at(unit: Unit, entries: Sequence[Mapping[str, Any]]) -> int:
+    """Return where a cancel last took away what was made, 0 if none did: one that called off a reverse did not."""
+    last, back = 0, False
+    for index, entry in enumerate(entries):
+        if entry["event"] in (FENCED, PROMOTION):
+            back = entry["event"] == FENCED and entry["source"] != unit.home
+        if entry.get("verb") == CANCEL and not back:
+            last = index
+    return last
 
 
 def _switched_at(entries: Sequence[Mapping[str, Any]]) -> str | None:

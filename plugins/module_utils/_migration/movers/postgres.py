@@ -95,9 +95,11 @@ class PostgresMover(Mover):
         return [Backup(self.context).proven()]
 
     def precopy(self) -> Sequence[Stage]:
-        """Copy, then follow."""
+        """Copy, then follow; by a role and a way in that may have been changed since prepare."""
         copy = Copy(self.context, self.move.target)
-        return [copy.basebackup(), copy.follow("precopy")]
+        preparation = Preparation(self.context)
+        ways = [_again("precopy", step) for step in (preparation.role(), preparation.way_in())]
+        return [*ways, copy.basebackup(), copy.follow("precopy")]
 
     def readiness(self) -> Readiness:
         """Say how far the copy is behind."""
@@ -137,9 +139,8 @@ class PostgresMover(Mover):
         """Have the old copy follow, and the new one backed up every day."""
         backup = Backup(self.context)
         switch = Switch(self.context)
-        # Once switched, prepare is over: a role that somebody changed since is made anew here. It is prepare's to undo.
-        role = Preparation(self.context).role()
-        role = replace(role, id=f"follow.{role.id.partition('.')[2]}", undo=None)
+        # Once switched, prepare is over: a role that somebody changed since is made anew here.
+        role = _again("follow", Preparation(self.context).role())
         return [role, switch.way_back.follow("follow"), switch.forget_forward(), backup.schedule(), backup.unschedule()]
 
     def finish(self) -> Sequence[Stage]:
@@ -311,6 +312,11 @@ class PostgresMover(Mover):
             target.host.call(pg_data, "discard", base=parked)
 
         return context.step("complete", "unmark", "take this move's mark away", target.name, unmarked, unmark)
+
+
+def _again(verb: str, step: Step) -> Step:
+    """Return a step of prepare as one of another verb; it stays prepare's to undo."""
+    return replace(step, id=f"{verb}.{step.id.partition('.')[2]}", undo=None)
 
 
 _IDENTITY = (

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import math
 import posixpath
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +18,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.image im
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import Part
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Move, Place
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_server import (
+    STARTING_SECONDS,
     Layout,
     Names,
     Server,
@@ -90,12 +93,24 @@ class Context:
         return next(iter(self.move.cluster.running(self.part.service)), None)
 
     def primary(self) -> Server:
-        """Return the service's server, wherever it runs. Raises MoveError `not_running`."""
+        """Return the service's server, wherever it runs; one that is just starting is waited for.
+
+        Raises MoveError `not_running`.
+        """
         running = self.running()
         if running is None:
             message = f"{self.part.service} does not run, and the move has to ask its server"
             raise MoveError("not_running", f"{message}: start it, then run this again")
-        return self.server(self.place(running.node), running.container)
+        patient_until = time.monotonic() + STARTING_SECONDS
+        while True:
+            try:
+                return self.server(self.place(running.node), running.container)
+            except MoveError as error:
+                if error.code != "failed_on_host" or time.monotonic() > patient_until:
+                    raise
+            time.sleep(0.2)
+            # A redeploy may have put another in its place.
+            running = self.running() or running
 
     def standby(self, place: Place) -> Server | None:
         """Return the server of the companion on a node, None if it does not run (yet)."""
@@ -133,11 +148,9 @@ class Context:
 
     def observe(self) -> Layout:
         """Return where the data of the running service is. Raises MoveError with the trap that it is."""
-        running = self.running()
-        if running is None:
-            raise MoveError("not_running", f"{self.part.service} does not run: start it, then plan again")
-        place = self.place(running.node)
-        found = place.host.call(postmaster, "find", container=running.container)
+        server = self.primary()
+        place = self.place(server.host.name)
+        found = place.host.call(postmaster, "find", container=server.container)
         volume, mount = volume_of(found["data"], self.part.volumes)
         found_at = place.host.call(copies, "state", root=place.root, volume=volume)
         # In a switch a server may still be running on data that are parked already.
@@ -262,16 +275,17 @@ class Context:
                 server.disconnect()
         stop_companion(self.move.cluster, self.names.companion(place.name), place.host, _STOP_SECONDS)
 
-    def last_words(self, place: Place) -> str:
-        """Return what the companion's newest container on a node wrote last."""
+    def last_words(self, place: Place, since: float | None = None) -> str:
+        """Return what the companion's newest containers on a node wrote last, or in the last `since` seconds."""
         service = self.move.cluster.find_service(self.names.companion(place.name))
         tasks = self.move.cluster.tasks(service["ID"]) if service else []
         tasks.sort(key=lambda task: task["CreatedAt"], reverse=True)
         said = []
+        lately = [] if since is None else ["--since", f"{math.ceil(since)}s"]
         for task in tasks[:2]:
             container = (task["Status"].get("ContainerStatus") or {}).get("ContainerID")
             if container:
-                done = place.host.run(["docker", "logs", "--tail", "30", container], check=False)
+                done = place.host.run(["docker", "logs", "--tail", "200", *lately, container], check=False)
                 said.append(f"{done.out}\n{done.err}")
             said.append(task["Status"].get("Err") or "")
         return "\n".join(reversed(said)).strip()

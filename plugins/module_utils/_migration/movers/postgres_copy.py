@@ -14,16 +14,25 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors i
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Place, Readiness
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_context import Context
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_server import Server, literal
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_words import explain, last_line
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_words import (
+    PASSING,
+    explain,
+    last_line,
+)
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import copies, pg_data
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Step, Tell, wait_until
 
 _COPY_SECONDS = 24 * 3600.0
 _CATCH_UP_SECONDS = 6 * 3600.0
 _STREAMING_SECONDS = 90.0
+#: Until trouble that is no passing one ends a wait; it shows within this time again where it goes on.
+_TROUBLE_SECONDS = 3.0
 _LOOK_SECONDS = 5.0
 #: A link that is back within this time has cost nothing.
 _SILENCE_SECONDS = 60.0
+#: Seconds that a standby tries an address. Its receiver knows no connect_timeout, and Swarm's DNS may have named a task
+#: that was just ending: without this it would try that one for more than two minutes.
+_ADDRESS_SECONDS = 5.0
 
 _BASEBACKUP = """
 set -eu
@@ -182,7 +191,7 @@ class Copy:
         """Return the standby's command: the source's own, and whom to follow. None of it stays in the data."""
         layout = self.context.layout()
         settings = {
-            "primary_conninfo": self._conninfo(),
+            "primary_conninfo": f"{self._conninfo()} tcp_user_timeout={_ADDRESS_SECONDS * 1000:.0f}",
             "primary_slot_name": self.slot,
             "recovery_target_timeline": "latest",
             "hot_standby": "on",
@@ -203,7 +212,9 @@ class Copy:
 
     def _is_near(self) -> bool:
         found = self.stream()
-        return bool(found and found["state"] == "streaming" and found["lag"] <= self.context.move.options.max_lag)
+        near = bool(found and found["state"] == "streaming" and found["lag"] <= self.context.move.options.max_lag)
+        # After a cut of the link one that Swarm has replaced may still be streaming.
+        return near and self.context.standby(self.place) is not None
 
     def _catch_up(self, tell: Tell) -> None:
         self.start()
@@ -211,9 +222,11 @@ class Copy:
         while not self._is_near():
             found = self.stream()
             waited = time.monotonic() - began
-            if found is None and waited > 3:
-                trouble = self.trouble()
-                if trouble or waited > _STREAMING_SECONDS:
+            if found is None and waited > _TROUBLE_SECONDS:
+                # What was said before belongs to the last switch, in which the service was off.
+                trouble = self.trouble(since=waited)
+                lasting = trouble is not None and trouble[0] not in PASSING
+                if lasting or waited > _STREAMING_SECONDS:
                     code, sentence = trouble or ("not_streaming", last_line(self.context.last_words(self.place)))
                     raise MoveError(code, f"the copy on {self.place.name} does not follow: {sentence}")
             if waited > _CATCH_UP_SECONDS:
@@ -222,14 +235,17 @@ class Copy:
                 tell(lag=found["lag"], text=found["state"])
             time.sleep(0.3)
 
-    def trouble(self) -> tuple[str, str] | None:
-        """Return code and sentence for why the copy does not follow, None if nothing is known."""
+    def trouble(self, since: float | None = None) -> tuple[str, str] | None:
+        """Return code and sentence for why the copy does not follow, None if nothing is known.
+
+        `since`: of its words only those of so many seconds count.
+        """
         slot = self.slot_state(self.context.primary())
         if slot is None:
             return "slot_dropped", "its replication slot is gone: run precopy again, it copies anew"
         if slot["wal_status"] == "lost":
             return "wal_lost", "the source has thrown away WAL that it still needs: run precopy again, it copies anew"
-        return explain(self.context.last_words(self.place), self.place.name)
+        return explain(self.context.last_words(self.place, since), self.place.name)
 
     # --- what is observed ---
 
@@ -267,9 +283,11 @@ class Copy:
             code, sentence = self.trouble() or ("not_streaming", "it is not connected: run precopy again")
             return Readiness(False, f"the copy on {self.place.name} does not follow: {sentence}", {"code": code})
         standby = context.standby(self.place)
-        theirs = None if standby is None else standby.ask(_IDENTITY)
-        ours = primary.ask(_IDENTITY)
-        if theirs is None or not theirs["in_recovery"] or theirs["system_id"] != ours["system_id"]:
+        if standby is None:
+            text = f"the copy on {self.place.name} is just starting or ending: run precopy again"
+            return Readiness(False, text, {"code": "not_running"})
+        theirs, ours = standby.ask(_IDENTITY), primary.ask(_IDENTITY)
+        if not theirs["in_recovery"] or theirs["system_id"] != ours["system_id"]:
             text = "the copy is not one of this database: run cancel, then prepare"
             return Readiness(False, text, {"code": "other_system"})
         numbers = {"lag": found["lag"], "seconds": found["seconds"], "max_lag": context.move.options.max_lag}

@@ -9,6 +9,7 @@ import hashlib
 import json
 import posixpath
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,6 +18,9 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors i
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import Host
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import postmaster
 
+#: How long a server that is just starting is waited for: a redeploy may have started it anew at any moment.
+STARTING_SECONDS = 15.0
+_STARTING = "the database system is starting up"
 _IDENTIFIER = 63
 
 
@@ -152,11 +156,19 @@ class Server:
         return self.program("psql", *options, stdin=True)
 
     def script(self, sql: str, database: str = "postgres", timeout: float = 60) -> list[str]:
-        """Run SQL; returns the lines it printed. Raises MoveError `sql_failed` with the server's words."""
-        done = self.host.run(self.psql(database), stdin=sql, timeout=timeout, check=False)
-        if done.status:
-            raise sql_failed(self.host, done.status, done.err)
-        return done.out.splitlines()
+        """Run SQL; returns the lines it printed. Raises MoveError `sql_failed` with the server's words.
+
+        A server that is still starting is waited for.
+        """
+        patient_until = time.monotonic() + STARTING_SECONDS
+        while True:
+            done = self.host.run(self.psql(database), stdin=sql, timeout=timeout, check=False)
+            if not done.status:
+                return done.out.splitlines()
+            # Said before it would run anything, so it may be tried again.
+            if _STARTING not in done.err or time.monotonic() > patient_until:
+                raise sql_failed(self.host, done.status, done.err)
+            time.sleep(0.2)
 
     def ask(self, select: str, database: str = "postgres", timeout: float = 60) -> Any:
         """Return the value, decoded, of a SELECT that answers with one JSON; None for NULL, and for no row."""

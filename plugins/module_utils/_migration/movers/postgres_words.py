@@ -16,17 +16,17 @@ _MEANINGS = (
     (
         r"password authentication failed|no password supplied",
         "wrong_password",
-        "the replication role's password is not the one in the secret: run prepare, then precopy again",
+        "the replication role's password is not the one in the secret: run precopy again",
     ),
     (
         r"role .* does not exist|is not permitted to log in|must be superuser or replication role",
         "no_role",
-        "the replication role is missing: run prepare, then precopy again",
+        "the replication role is missing: run precopy again",
     ),
     (
         r"no pg_hba\.conf entry",
         "not_let_in",
-        "the source's pg_hba.conf doesn't let the replication role in: run prepare, then precopy again",
+        "the source's pg_hba.conf doesn't let the replication role in: run precopy again",
     ),
     (
         r"requested WAL segment .* has already been removed|can no longer (?:get changes|be used|access)",
@@ -59,6 +59,9 @@ _MEANINGS = (
         "the source runs with higher settings than its configuration has: restart the source, then run precopy again",
     ),
 )
+
+#: Codes of trouble that goes by itself: a standby tries again every second.
+PASSING = ("source_unreachable",)
 
 
 def explain(log: str, place: str) -> tuple[str, str] | None:

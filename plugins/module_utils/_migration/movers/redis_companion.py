@@ -24,8 +24,9 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.v
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.stopping import containers_on
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Step, Tell
 
-#: A copy that comes no nearer for so long is stuck, in seconds.
-STUCK = 60
+#: A copy that comes no nearer for so long is stuck, in seconds. Longer than a replica's own repl-timeout: for that long
+#: it may try an address of before, as Swarm's DNS has named a task that was just ending.
+STUCK = 90
 _CONFIG = "evenkeel-redis.conf"
 
 

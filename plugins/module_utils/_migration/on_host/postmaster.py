@@ -31,7 +31,10 @@ def find(container: str) -> dict[str, object]:
 
 
 def _describe(process: Path) -> dict[str, object]:
-    lines = (process / "cwd" / "postmaster.pid").read_text().splitlines()
+    try:
+        lines = (process / "cwd" / "postmaster.pid").read_text().splitlines()
+    except OSError as error:
+        raise ValueError("PostgreSQL is just starting, or just ending: look again") from error
     if len(lines) < 5:
         raise ValueError("PostgreSQL is still starting: its postmaster.pid is not complete")
     environment = (process / "environ").read_bytes().split(b"\0")

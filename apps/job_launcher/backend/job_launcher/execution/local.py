@@ -217,8 +217,18 @@ class LocalExecutor:
         await self._loop.run_in_executor(self._sweeping, self._sweep, worker)
 
     def _sweep(self, worker: Worker) -> None:
-        kill_all(partial(self._members, worker), ROUNDS, self._never)
+        kill_all(partial(self._to_sweep, worker), ROUNDS, self._never)
         self._children.reap_strays()
+
+    def _to_sweep(self, worker: Worker) -> list[Process]:
+        """Return the worker's processes, and those that may be its own as they belong to no other."""
+        processes = self._snapshots.get()
+
+        def claimed() -> set[int]:
+            others = self._workers - {worker}
+            return {each.pid for other in others for each in self._family_in(other, processes)}
+
+        return self._family_in(worker, processes) + self._children.unclaimed(processes, claimed)
 
     async def _family(self, worker: Worker) -> list[Process]:
         return await self._loop.run_in_executor(self._sweeping, self._members, worker)

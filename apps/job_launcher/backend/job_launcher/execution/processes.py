@@ -177,6 +177,22 @@ class Children:
                     with contextlib.suppress(ChildProcessError):
                         os.waitpid(stray.pid, os.WNOHANG)
 
+    def unclaimed(self, processes: Mapping[int, Process], claimed: Callable[[], set[int]]) -> list[Process]:
+        """Return strays that hide which unit they belong to: not in `claimed`, and without its environment.
+
+        Only a worker's have a session that isn't the launcher's own.
+        """
+        mine = os.getsid(0)
+        # Under the lock no start is under way, whose process would not be known yet.
+        with self._lock:
+            hidden = [
+                each
+                for each in self.strays(processes)
+                if each.state not in "ZX" and each.session != mine and unit_of(each.pid) is None
+            ]
+        known = claimed() if hidden else set()
+        return [each for each in hidden if each.pid not in known]
+
     def family(
         self, unit_id: str, leader: int | None, known: dict[int, int], processes: Mapping[int, Process]
     ) -> list[Process]:

@@ -10,6 +10,7 @@ import json
 import os
 import time
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -77,6 +78,28 @@ def test_what_a_worker_leaves_behind_ends_with_it(tmp_path: Path) -> None:
             done = await ended(engine, run.id)
             assert done.status == "succeeded" and not of_units(unit_ids(tmp_path))
             assert printed(await whole_log(engine, run.id))[1, 1] == b"bye\n"
+
+    asyncio.run(go())
+
+
+def test_who_hides_its_unit_before_anybody_looked_ends_with_a_worker(tmp_path: Path) -> None:
+    """Two forks, a session and an empty environment of its own, and the worker is gone: no look saw them together."""
+    hiding = """
+        import os
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                os.execve("/bin/sleep", ["sleep", "300.125"], {})
+            os._exit(0)
+        os.wait()
+    """
+
+    async def go() -> None:
+        async with running(config(tmp_path, {"hiding": script(dedent(hiding))})) as engine:
+            for _ in range(5):
+                run, _ = await engine.start_run("ann", "hiding", 4, 4)
+                assert (await ended(engine, run.id)).status == "succeeded"
+                assert sleepers() == []
 
     asyncio.run(go())
 

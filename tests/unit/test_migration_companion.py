@@ -1,0 +1,72 @@
+# Copyright: Even Keel contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A companion's command: it begins when the one before it has ended, as Swarm does not see to that."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.companion import alone, companion_spec
+
+SAYS = ["sh", "-c", 'echo "$1 begins" >> "$0"; sleep "$2"; echo "$1 ends" >> "$0"']
+
+
+def begin(parked: Path, said: Path, name: str, seconds: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(alone(str(parked), [*SAYS, str(said), name, seconds]))
+
+
+def until_said(said: Path, what: str) -> None:
+    deadline = time.monotonic() + 10
+    while not (said.exists() and what in said.read_text()):
+        assert time.monotonic() < deadline, said
+        time.sleep(0.02)
+
+
+def test_two_companions_never_have_one_copy_at_once(tmp_path: Path) -> None:
+    parked, said = tmp_path / "data", tmp_path / "said"
+    parked.mkdir()
+    first = begin(parked, said, "first", "1")
+    until_said(said, "first begins")
+    second = begin(parked, said, "second", "0")
+    assert [first.wait(), second.wait()] == [0, 0]
+    assert said.read_text().splitlines() == ["first begins", "first ends", "second begins", "second ends"]
+    assert not list(parked.iterdir()), "nothing is left where the service will find its data"
+
+
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
+def test_one_that_waits_ends_when_it_is_told_to(tmp_path: Path, told: signal.Signals) -> None:
+    parked, said = tmp_path / "data", tmp_path / "said"
+    parked.mkdir()
+    first = begin(parked, said, "first", "2")
+    until_said(said, "first begins")
+    second = begin(parked, said, "second", "0")
+    time.sleep(0.5)
+    began = time.monotonic()
+    second.send_signal(told)
+    second.wait()
+    assert time.monotonic() - began < 1
+    first.wait()
+    assert "second" not in said.read_text()
+
+
+def test_the_command_itself_becomes_the_first_process(tmp_path: Path) -> None:
+    """Its stop signal must reach the server, and the server's own arguments must be whole."""
+    done = subprocess.Popen(alone(str(tmp_path), ["sh", "-c", 'echo "$$ $1"', "sh", "a b"]), stdout=subprocess.PIPE)
+    assert done.communicate()[0].decode() == f"{done.pid} a b\n"
+    without = alone(str(tmp_path / "nowhere"), ["echo", "runs all the same"])
+    assert subprocess.run(without, capture_output=True, check=True, env=os.environ).stdout == b"runs all the same\n"
+
+
+def test_a_companion_waits_for_the_copy_where_it_is_mounted() -> None:
+    mounts = [{"Source": "other", "Target": "/other"}, {"Source": "data", "Target": "/var/lib/data"}]
+    service = {"TaskTemplate": {"ContainerSpec": {"Image": "i", "Args": ["x"], "Mounts": mounts}}}
+    spec = companion_spec(
+        service, name="c", unit="shop", node_id="n", command=["server", "-x"], data={"data": "/root/parked"}
+    )
+    assert spec["TaskTemplate"]["ContainerSpec"]["Command"] == alone("/var/lib/data", ["server", "-x"])
