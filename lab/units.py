@@ -14,6 +14,7 @@ import json
 import re
 import secrets
 import shlex
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -249,6 +250,26 @@ def _replace(client: Any, spec: Mapping[str, Any]) -> None:
                 raise
         else:
             return
+
+
+def await_stopped(settings: Settings, deployed: Deployment, seconds: float) -> None:
+    """Wait until no task of the unit is on its way out; raises LabError where one still is after so long."""
+    deadline = time.monotonic() + seconds
+    with estate.api(settings, MANAGER) as client:
+        names = [deployed.service(role) for role in deployed.roles]
+        while True:
+            stopping = [
+                task["ID"]
+                for task in client.tasks(filters={"service": names})
+                if task["DesiredState"] == "shutdown" and task["Status"]["State"] in ("starting", "running")
+            ]
+            if not stopping:
+                return
+            if time.monotonic() > deadline:
+                raise LabError(
+                    f"{len(stopping)} tasks of {deployed.unit} still run {seconds:g} s after they should end"
+                )
+            time.sleep(0.5)
 
 
 def converge(settings: Settings, deployed: Deployment, host: str = MANAGER) -> None:

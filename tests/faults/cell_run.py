@@ -183,6 +183,8 @@ def _redeployed_at_each(rig: Rig, cell: Cell) -> list[str]:
     def redeploy(entry: Mapping[str, Any]) -> None:
         steps.append(str(entry["step"]))
         units.deploy(rig.settings, rig.deployed)
+        # Swarm lets redeploys that follow each other run several servers on one directory: that loses writes by itself.
+        units.await_stopped(rig.settings, rig.deployed, _STOP_SECONDS)
 
     with tools.AtStep(rig.settings, rig.unit, "*", cell.fault.event, act="hold", every=True, callback=redeploy):
         rig.run(cell.verb, whole=_needs_role(cell.verb))
@@ -191,6 +193,8 @@ def _redeployed_at_each(rig: Rig, cell: Cell) -> list[str]:
 
 #: No verb has so many.
 _MOST_STEPS = 100
+#: A shell that does not hand signals on is killed after its grace of 30 s.
+_STOP_SECONDS = 60.0
 #: Well inside of most steps, in seconds.
 _DURING = 0.15
 
