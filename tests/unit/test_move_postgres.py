@@ -43,6 +43,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.p
     literal,
     position,
     quoted,
+    sql_failed,
 )
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_switch import passes, refusal
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_words import explain, last_line
@@ -194,6 +195,17 @@ def test_sql_is_quoted() -> None:
     assert literal("a\\b'") == "E'a\\\\b'''"
     assert quoted('a"b') == '"a""b"'
     assert position("1/0") == 1 << 32
+
+
+def test_a_full_disk_is_said_with_what_to_do() -> None:
+    said = 'psql:<stdin>:3: ERROR:  could not extend file "base/5/1": No space left on device\n'
+    full = sql_failed(SimpleNamespace(name="kvm2"), 3, said)  # type: ignore[arg-type]
+    assert (full.code, full.message.split(".")[0]) == (
+        "disk_full",
+        "the disk of kvm2 is full: make room there, then run this again",
+    )
+    other = sql_failed(SimpleNamespace(name="kvm2"), 3, "psql:<stdin>:3: ERROR:  syntax error")  # type: ignore[arg-type]
+    assert (other.code, other.message) == ("sql_failed", "PostgreSQL on kvm2 says: ERROR:  syntax error")
 
 
 def test_a_layout_survives_the_journal() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import Host
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_words import FULL
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import postmaster
 
 #: How long a server that is just starting is waited for: a redeploy may have started it anew at any moment.
@@ -182,6 +183,9 @@ class Server:
 def sql_failed(host: Host, status: int, said: str) -> MoveError:
     """Return the error of a psql that ended with a status and what it wrote to standard error."""
     words = re.sub(r"psql:<stdin>:\d+: ", "", said.strip()) or f"exit {status}"
+    if re.search(FULL, words):
+        message = f"the disk of {host.name} is full: make room there, then run this again"
+        return MoveError("disk_full", f"{message}. PostgreSQL says: {words[-300:]}", host=host.name)
     return MoveError("sql_failed", f"PostgreSQL on {host.name} says: {words[-400:]}", host=host.name)
 
 

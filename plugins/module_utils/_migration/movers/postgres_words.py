@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import re
 
+#: PostgreSQL's words for a disk that is full.
+FULL = r"No space left on device|Disk quota exceeded"
 _MEANINGS = (
     (
-        r"No space left on device|Disk quota exceeded",
+        FULL,
         "disk_full",
         "the disk of {place} is full: make room there, then run precopy again",
     ),
