@@ -66,18 +66,20 @@ def watch(group: LimitedGroup, limit: float, width: int) -> tuple[dict[str, Any]
 def expect(group: LimitedGroup, limit: float, width: int, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     for _ in range(ATTEMPTS):
         row, idle = watch(group, limit, width)
-        if holds(row):
+        # Where the window's end cuts a burst that is the largest already, there is none to judge: another window.
+        if row["bursts"] is None and "went on beyond the window" in row["reason"]:
+            continue
+        if row["bursts"] is not None and holds(row):
             return row
         assert idle < IDLE_NEEDED, row
-    pytest.skip(f"this machine was busy with other things in {ATTEMPTS} windows")
+    pytest.skip(f"in {ATTEMPTS} windows this machine was busy with other things, or a burst went on beyond the end")
     return {}
 
 
 def found(row: dict[str, Any]) -> bool:
     bursts = row["bursts"]
     return (
-        bursts is not None
-        and bursts["count"] >= 5
+        bursts["count"] >= 5
         and bursts["cpu_ms"]["median"] == pytest.approx(BURST_MS, rel=0.05)
         and bursts["cpu_ms"]["largest"] == pytest.approx(BURST_MS, rel=0.05)
     )
