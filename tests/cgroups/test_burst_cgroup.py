@@ -78,7 +78,7 @@ def expect(group: LimitedGroup, limit: float, width: int, holds: Callable[[dict[
 
 def found(row: dict[str, Any]) -> bool:
     bursts = row["bursts"]
-    return (
+    return bool(
         bursts["count"] >= 5
         and bursts["cpu_ms"]["median"] == pytest.approx(BURST_MS, rel=0.05)
         and bursts["cpu_ms"]["largest"] == pytest.approx(BURST_MS, rel=0.05)
