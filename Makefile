@@ -104,7 +104,7 @@ test-launcher: setup ## The job launcher's server with real workers, kills and f
 	$(BIN)/pytest $(LAUNCHER)/tests -m "not soak"
 
 .PHONY: test-soak
-test-soak: setup ## The launcher for long: 200 runs with crashes alone and on a lab of its own, half a minute without a wire; not part of make test
+test-soak: setup ## The launcher for long: its server alone and on a lab of its own, crashed again and again; half a minute without a wire; not part of make test
 	$(BIN)/pytest $(LAUNCHER)/tests -m soak
 	tests/browser/install-chromium
 	tests/launcher_browser/install-node

@@ -28,7 +28,7 @@ SEED_CPU, SEED_RSS_MB, SEED_FEWER_REQUESTS, SEED_FEWER_WRITES = 0.05, 200, 0.33,
 IDLE_SECONDS = 20.0
 FIGURES = {
     "cpu": ("CPU, share of a core", "%"),
-    "rss_mb": ("largest RSS, MB", ""),
+    "rss_mb": ("RSS, MB", ""),
     "requests": ("HTTP requests/s", ""),
     "log_writes": ("log writes/s, counted", ""),
     "write_calls": ("write calls/s, by the kernel", ""),
@@ -125,5 +125,6 @@ def _notes(claims: Sequence[Claim]) -> list[str]:
         *(f"{claim.check.what}: it says {claim.seed}; naive in this run: {claim.naive}." for claim in claims),
         "Naive: a thread a worker, a flush a line, 3 viewers that read every 2 s. Workers are in neither's CPU.",
         "Served: the whole launcher with 3 WebSockets, told that it has 4 CPUs; idle: the same, with nothing to do. "
-        "Engine: what is behind the sockets; its viewers are listeners in the process.",
+        "Engine: what is behind the sockets; its viewers are listeners in the process. "
+        "RSS: the largest; idle, the last.",
     ]

@@ -1,4 +1,4 @@
-"""The launcher's soak on the lab: 200 runs of 8 units, with crashes of workers, server and engine."""
+"""The launcher's soak on the lab: 100 runs of 8 units with crashes of workers, 100 with crashes of all that can."""
 
 from __future__ import annotations
 
