@@ -135,7 +135,7 @@ class StandIn:
 
     async def show_banner(self, banner: Json | None) -> None:
         self._banner = banner
-        await self._sio.emit("banner", banner)
+        await self._sio.emit("banner", (banner,))
 
     async def greet(self, version: str) -> None:
         """As another version of the server does when a page comes back to it."""
@@ -371,7 +371,7 @@ class StandIn:
         if "launcher_session=in" not in environ.get("HTTP_COOKIE", ""):
             return False
         await self._sio.emit("hello", {"version": "1.0.0", "server_time": now(), "instance": "one"}, to=sid)
-        await self._sio.emit("banner", self._banner, to=sid)
+        await self._sio.emit("banner", (self._banner,), to=sid)
         return True
 
     async def _subscribed(self, sid: str, data: Json) -> Json:

@@ -136,6 +136,15 @@ def test_banners_come_and_go_by_push(reader: Reader, served: Served, kind: str, 
     expect(page.locator(".banner")).to_have_count(0)
 
 
+def test_a_banner_of_before_the_page_goes_by_push(reader: Reader, served: Served) -> None:
+    banner = {"kind": "degraded", "message": "More about it.", "since": "2026-05-07T10:00:00.000Z"}
+    served.loop.run(served.server.show_banner(banner))
+    page = reader.log_in()
+    expect(page.locator(".banner")).to_contain_text("More about it.")
+    served.loop.run(served.server.show_banner(None))
+    expect(page.locator(".banner")).to_have_count(0)
+
+
 def test_a_page_of_an_older_version_says_so(reader: Reader, served: Served) -> None:
     page = reader.log_in()
     page.get_by_role("link", name="Settings").click()

@@ -153,7 +153,7 @@ class Hub:
         hello = {"version": __version__, "server_time": iso(now_ms()), "instance": self._server.engine.instance}
         await self._sio.emit("hello", hello, to=sid)
         banner = self._server.engine.banner()
-        await self._sio.emit("banner", banner.to_json() if banner else None, to=sid)
+        await self._send("banner", banner.to_json() if banner else None, sid)
 
     async def _disconnected(self, sid: str, _: object = None) -> None:
         viewer = self._viewers.pop(sid, None)
@@ -245,10 +245,14 @@ class Hub:
         for viewer in ready:
             states, viewer.states = viewer.states, {}
             for (kind, _), data in states.items():
-                await self._sio.emit(kind, data, to=viewer.sid)
+                await self._send(kind, data, viewer.sid)
             lagged, viewer.lagged = viewer.lagged, {}
             for run_id, offset in lagged.items():
                 await self._sio.emit("lagged", {"run_id": run_id, "from": offset}, to=viewer.sid)
+
+    async def _send(self, kind: str, data: Any, sid: str) -> None:
+        # Bare None would be sent as no argument at all, which a page can't tell from nothing said yet.
+        await self._sio.emit(kind, (data,), to=sid)
 
     async def _send_logs(self, ready: list[Viewer]) -> None:
         """Send what each viewer hasn't; those at the same offset share one message."""

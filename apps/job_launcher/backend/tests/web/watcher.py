@@ -29,7 +29,7 @@ class Watcher:
         self.client.on("lagged", self._on_lagged)
 
     def _keeper(self, kind: str) -> Any:
-        async def keep(data: Any = None) -> None:
+        async def keep(data: Any) -> None:  # an event without its argument is an error
             self.events.append((kind, data))
 
         return keep
