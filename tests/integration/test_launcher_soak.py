@@ -1,4 +1,4 @@
-"""The launcher's soak on the lab: 100 runs of 8 units with crashes of workers, 100 with crashes of all that can."""
+"""The launcher's soak on the lab: 100 runs of 8 units with crashes of workers, 200 with crashes of all that can."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ from tests.integration.launcher_deployed import PASSWORD, WORK, Deployed
 pytestmark = pytest.mark.soak
 
 UNITS = 8
-#: Each half: one with crashes of workers alone, where memory is looked at, and one with crashes of all.
-RUNS = 100
+#: With crashes of workers alone, so that one process's memory can be followed.
+CALM_RUNS = 100
 BATCH = 10
+#: With crashes of all.
+ROUGH_RUNS = 200
 #: Between a crash and the next, s: systemd starts an engine three times a minute at most.
 APART = {"worker": 2.0, "server": 8.0, "engine": 30.0}
 CRASHES = (*["worker"] * 4, "server", "worker", "worker", "server", "engine")
@@ -33,7 +35,7 @@ MOST_GROWTH = 3 * 10**6
 WORKER = "[j]ob_launcher.demo.work"
 OF_SERVICE = f"docker ps -q --filter label=com.docker.swarm.service.name={SERVICE}"
 COMMANDS = {
-    "worker": f"pgrep -f '{WORKER}' | shuf -n 1 | xargs -r kill -9",
+    "worker": f"pid=$(pgrep -f '{WORKER}' | shuf -n 1); [ -n \"$pid\" ] && kill -9 $pid",
     "server": f"docker kill -s KILL $({OF_SERVICE})",
     "engine": "kill -9 $(systemctl show -P MainPID docker)",
 }
@@ -55,7 +57,7 @@ def client(deployed: Deployed, lab: Settings) -> Iterator[Client]:
 @pytest.fixture(scope="module")
 def rich(client: Client) -> Client:
     """Credits for all units."""
-    client.post("/api/users/root/credit", {"amount": 2 * RUNS * UNITS, "reason": "soak"})
+    client.post("/api/users/root/credit", {"amount": (CALM_RUNS + ROUGH_RUNS) * UNITS, "reason": "soak"})
     return client
 
 
@@ -89,6 +91,15 @@ def check_books(client: Client, runs: list[str]) -> Counter[str]:
     return statuses
 
 
+def crash(on_host: Callable[..., str], what: str) -> bool:
+    """Whether there was one to crash: while the engine or the server comes back there may be none."""
+    try:
+        on_host("kvm4", COMMANDS[what])
+    except LabError:
+        return False
+    return True
+
+
 def nothing_runs(on_host: Callable[..., str]) -> bool:
     return on_host("kvm4", f"pgrep -fc '{WORKER}' || true") == "0"
 
@@ -98,38 +109,38 @@ def test_memory_is_flat_while_workers_crash(
 ) -> None:
     runs: list[str] = []
     sizes: list[float] = []
-    for _ in range(RUNS // BATCH):
+    killed = 0
+    for _ in range(CALM_RUNS // BATCH):
         runs += [rich.run("soak", UNITS, 4) for _ in range(BATCH)]
         while not all_ended(rich):
-            on_host("kvm4", COMMANDS["worker"])
+            killed += crash(on_host, "worker")
             time.sleep(0.5)
         sizes.append(rich.metric("process_resident_memory_bytes"))
     statuses = check_books(rich, runs)
     assert statuses["succeeded"] and statuses["failed"] and nothing_runs(on_host)
     with capsys.disabled():
         shown = " ".join(f"{size / 10**6:.1f}" for size in sizes)
-        print(f"\n  {RUNS} runs of {UNITS}, {dict(statuses)}; RSS after each {BATCH} runs, MB: {shown}")
+        print(
+            f"\n  {CALM_RUNS} runs of {UNITS}, {dict(statuses)}; {killed} workers killed; RSS each {BATCH}, MB: {shown}"
+        )
     assert sizes[-1] - sizes[1] <= MOST_GROWTH
 
 
 def test_the_ledger_is_exact_after_crashes_of_workers_server_and_engine(
     rich: Client, on_host: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    runs = [rich.run("soak", UNITS, 4) for _ in range(RUNS)]
+    runs = [rich.run("soak", UNITS, 4) for _ in range(ROUGH_RUNS)]
     done: Counter[str] = Counter()
     for what in itertools.cycle(CRASHES):
         if all_ended(rich):
             break
-        # While the engine or the server comes back there may be nobody to crash.
-        with contextlib.suppress(LabError):
-            on_host("kvm4", COMMANDS[what])
-            done[what] += 1
+        done[what] += crash(on_host, what)
         time.sleep(APART[what])
     wait_for(lambda: all_ended(rich), 120, "the launcher to be back")
     statuses = check_books(rich, runs)
     with capsys.disabled():
-        print(f"\n  {RUNS} runs of {UNITS}, {dict(statuses)}; crashed: {dict(done)}")
-    assert set(done) == set(COMMANDS), "not everything crashed"
+        print(f"\n  {ROUGH_RUNS} runs of {UNITS}, {dict(statuses)}; crashed: {dict(done)}")
+    assert all(done[what] for what in COMMANDS), "not everything crashed"
     assert nothing_runs(on_host)
 
 
