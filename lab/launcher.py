@@ -6,6 +6,7 @@ import argparse
 import os
 import platform
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -95,6 +96,9 @@ def alone(settings: Settings, port: int) -> int:
         server = subprocess.Popen(
             [sys.executable, "-m", "job_launcher.cli", "serve", "--demo", *options], env=environment
         )
+        # Told to this process alone, or by a terminal that is gone: it must not end without its server.
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda *_: server.terminate())
         while True:
             try:
                 return server.wait()

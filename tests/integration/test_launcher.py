@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import base64
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser
 
+from lab.settings import PROJECT
 from tests.integration.harness import Swarm, wait_for
 from tests.integration.launcher_client import ENDED, GATEWAY, SERVICE, Client
 from tests.integration.launcher_deployed import PASSWORD, Deployed
@@ -266,3 +272,18 @@ def test_the_gateway_is_closed_to_all_but_the_launcher(on_host: Callable[..., st
     assert on_host("kvm4", inside % ("10001:10001", connect_to)) == "7"
     assert "PermissionError" in on_host("kvm4", f"{inside % ('65534:65534', connect_to)} 2>&1 || true")
     assert "docker.sock" not in on_host("kvm4", f"docker inspect $(docker ps -q --filter name={SERVICE}.1)")
+
+
+@pytest.mark.usefixtures("deployed")  # the page it serves is built by then
+def test_alone_on_this_machine_it_takes_its_server_with_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lab.launcher", "alone"]
+    said = tmp_path / "log"
+    with said.open("wb") as log:
+        alone = subprocess.Popen(
+            command, cwd=PROJECT, env={**os.environ, "TMPDIR": str(tmp_path)}, stdout=log, stderr=log
+        )
+    wait_for(lambda: "The launcher is at http://127.0.0.1:" in said.read_text(), 120, "the launcher to listen")
+    assert list(tmp_path.glob("job-launcher-*"))
+    alone.send_signal(signal.SIGTERM)
+    assert alone.wait(30) == 0, said.read_text()
+    assert '"stopped"' in said.read_text() and not list(tmp_path.glob("job-launcher-*"))
