@@ -27,6 +27,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.pin impo
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.traps import (
     image_volume_traps,
     network_traps,
+    open_network_traps,
     port_traps,
     service_traps,
     shared_volume_traps,
@@ -167,6 +168,7 @@ def _part_traps(move: Move, part: Part, seen: Seen) -> list[Trap]:
         *service_traps(spec, move.unit, both, part.member, kind=part.kind),
         *whereabouts_traps(part.service, part.kind, read_settings(spec).replicas or 0, running, move.source.name),
         *network_traps(spec, seen.networks),
+        *open_network_traps(spec, seen.networks, both, kind=part.kind),
         *port_traps(spec, seen.target.ports),
         *(_traps_on_hosts(move, part, spec) if seen.source.unreachable is None else ()),
     ]

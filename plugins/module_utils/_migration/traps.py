@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -275,6 +276,35 @@ def network_traps(spec: Spec, networks: Sequence[Mapping[str, Any]]) -> list[Tra
         )
         found.append(Trap("temporal_networks", text, "nothing: leave it in exactly one, before or after the move"))
     return found
+
+
+def open_network_traps(
+    spec: Spec, networks: Sequence[Mapping[str, Any]], nodes: Sequence[Node], *, kind: str
+) -> list[Trap]:
+    """Return the trap of data that crosses the internet in clear: VXLAN neither encrypts nor proves who sent a packet.
+
+    `networks` as for network_traps. Apps hold no state that would be copied over their networks.
+    """
+    if kind == APP or not any(_is_public(node.address) for node in nodes):
+        return []
+    wanted = set(networks_of(spec))
+    known = [each for each in networks if wanted & {each["Id"], each["Name"]}]
+    clear = sorted(str(each["Name"]) for each in known if "encrypted" not in (each.get("Options") or {}))
+    if not clear:
+        return []
+    text = f"{spec['Name']}: its data is copied in clear over {', '.join(clear)}, and the nodes have public addresses"
+    remedy = (
+        "nothing: put the service into an encrypted overlay network, or the Swarm on a private one (WireGuard), "
+        "and open 2377/tcp, 7946 and 4789/udp to the other host only"
+    )
+    return [Trap("open_network", text, remedy)]
+
+
+def _is_public(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_global
+    except ValueError:
+        return False
 
 
 def networks_of(spec: Spec) -> list[str]:
