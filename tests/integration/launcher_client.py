@@ -19,6 +19,8 @@ from tests.integration.harness import Swarm, wait_for
 SERVICE = "job-launcher"
 GATEWAY = f"{SERVICE}-engine"
 PORT = 18080
+#: Asked too fast; the answer says how many seconds to wait.
+TOO_MANY = 429
 #: What a run's status is once nothing more happens to it.
 ENDED = ("succeeded", "partly", "failed", "stopped")
 
@@ -96,9 +98,15 @@ class Client:
         data = None if body is None else json.dumps(body).encode()
         given = {"Content-Type": "application/json", **self._headers, **(headers or {})}
         request = urllib.request.Request(self.address + path, data, given, method=method)  # noqa: S310
-        with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310
-            content = answer.read()
-            return json.loads(content) if answer.headers.get_content_type() == "application/json" else content
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310
+                    content = answer.read()
+                    return json.loads(content) if answer.headers.get_content_type() == "application/json" else content
+            except urllib.error.HTTPError as error:
+                if error.code != TOO_MANY:
+                    raise
+                time.sleep(int(error.headers["Retry-After"]))
 
 
 @contextlib.contextmanager
