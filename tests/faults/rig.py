@@ -238,23 +238,24 @@ class Rig:
         found = {host: hosts.ssh(self.settings, host, f"docker ps --format {template}").split() for host in HOSTS}
         return {host: sorted(names[name] for name in each if name in names) for host, each in found.items()}
 
-    def containers(self) -> dict[str, set[str]]:
-        """Return the ids of the unit's running containers on each host."""
-        names = [self.deployed.service(role) for role in self.deployed.roles]
+    def databases(self) -> dict[str, set[str]]:
+        """Return the ids of the running containers of the unit's databases on each host."""
+        entries = units.load()[self.unit]
+        names = [self.deployed.service(role) for role, entry in entries.items() if entry["image"] in units.DATABASES]
         template = "'{{.ID}} {{.Label \"com.docker.swarm.service.name\"}}'"
         told = {host: hosts.ssh(self.settings, host, f"docker ps --format {template}").splitlines() for host in HOSTS}
         return {host: {line.split()[0] for line in each if line.split()[-1] in names} for host, each in told.items()}
 
     def redeploy(self, seconds: float) -> None:
-        """Redeploy the unit and wait until what ran has ended; raises LabError where something still runs then.
+        """Redeploy the unit, and wait until the databases that ran have ended. Raises LabError where one does not.
 
         Swarm forgets a container that is still stopping when the next redeploy comes: it starts another one beside it,
-        on the same directory. That loses writes without any move.
+        on the same directory. That loses writes without any move. Others, start-first, may stay until that one runs.
         """
-        before = self.containers()
+        before = self.databases()
         units.deploy(self.settings, self.deployed)
         deadline = time.monotonic() + seconds
-        while left := [each for host, now in self.containers().items() for each in now & before[host]]:
+        while left := [each for host, now in self.databases().items() for each in now & before[host]]:
             if time.monotonic() > deadline:
                 raise LabError(f"{', '.join(left)} still run {seconds:g} s after a redeploy")
             time.sleep(0.2)
