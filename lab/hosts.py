@@ -78,6 +78,9 @@ def down(engine: Engine, settings: Settings) -> None:
     if containers:
         with step(f"remove {len(containers)} containers"):
             engine.docker("rm", "-f", "-v", *containers)
+    volumes = engine.docker("volume", "ls", "-q", "--filter", f"label={LABEL}={settings.network}").split()
+    if volumes:
+        engine.docker("volume", "rm", *volumes)
     if engine.exists("network", settings.network):
         engine.docker("network", "rm", settings.network)
 
@@ -230,10 +233,26 @@ def _create(engine: Engine, settings: Settings, name: str, image: str, *, addres
         "--tmpfs=/run", "--tmpfs=/tmp:exec", "--publish=127.0.0.1::22",
     ]  # fmt: skip
     if settings.disk and name == SMALL:
-        # Only a file system of its own can be full without this machine's being full.
-        options.append(f"--mount=type=tmpfs,destination=/var/lib/docker,tmpfs-size={settings.disk}")
+        options.append(f"--volume={_disk(engine, settings, image)}:/var/lib/docker")
     privileges: Sequence[str] = ("--privileged",) if _may_be_privileged(engine, image) else ALMOST_PRIVILEGED
     engine.docker("run", "-d", *options, *privileges, image)
+
+
+def _disk(engine: Engine, settings: Settings, image: str) -> str:
+    """Make a volume of bounded size, in memory: only a file system of its own can be full by itself. Returns its name.
+
+    A second container keeps it mounted: with its last one it would be emptied, and a reboot would lose the disk.
+    """
+    name = settings.container("disk")
+    label = f"--label={LABEL}={settings.network}"
+    size = [f"--opt={option}" for option in ("type=tmpfs", "device=tmpfs", f"o=size={settings.disk}")]
+    engine.docker("volume", "create", label, *size, name)
+    if engine.exists("container", name):
+        engine.docker("start", name)
+        return name
+    keeper = [f"--name={name}", label, "--network=none", f"--volume={name}:/disk", "--entrypoint=sleep"]
+    engine.docker("run", "-d", *keeper, image, "infinity")
+    return name
 
 
 def _may_be_privileged(engine: Engine, image: str) -> bool:
