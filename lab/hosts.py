@@ -64,7 +64,9 @@ def up(engine: Engine, settings: Settings) -> None:
             container,
             "sh",
             "-c",
-            "umask 077; mkdir -p /root/.ssh; cat > /root/.ssh/authorized_keys",
+            # Others may have put keys there, such as a move: a reboot does not take them away.
+            "umask 077; mkdir -p /root/.ssh; cd /root/.ssh; touch authorized_keys; read -r key;"
+            ' grep -qxF "$key" authorized_keys || echo "$key" >> authorized_keys',
             stdin=key,
         )
     _write_ssh_config(engine, settings)
