@@ -237,7 +237,8 @@ def _two_operators(rig: Rig, verb: str) -> bool:
 def _then(rig: Rig, cell: Cell, notes: dict[str, Any]) -> str:
     """Do what the operator does after the fault; returns where the unit must be then."""
     # Given back, the copy has to be brought near again first: the failed run says by which verb.
-    following = rig.plays[-1].unit(rig.unit).get("next") if rig.plays[-1].status else None
+    broken = rig.plays[-1]
+    following = broken.unit(rig.unit).get("next") if broken.status else None
     if cell.then == CANCEL:
         cancelled = rig.run("cancel", whole=cell.verb != "reverse")
         if cancelled.status == 0:
@@ -250,6 +251,10 @@ def _then(rig: Rig, cell: Cell, notes: dict[str, Any]) -> str:
         if reversed_.status == 0:
             return MANAGER
         notes["reverse_refused"] = _refusal(rig, reversed_)
+    if broken.status and following is None:
+        # It ended with its host, or was killed, and could say nothing. The next one does.
+        again = rig.run(cell.verb, whole=_needs_role(cell.verb))
+        following = again.unit(rig.unit).get("next") if again.status else None
     if following in ("precopy", "switch") and following != cell.verb:
         rig.succeed(following, whole=False)
     if cell.verb == "reverse":
