@@ -189,8 +189,8 @@ def test_a_service_that_a_redeploy_is_stopping_is_not_started_beside_it(monkeypa
     """Swarm forgets a container that stops when an update comes, and starts a second one on the same data."""
     stopping = ["old", "old", ""]
     posted: list[list[str]] = []
-    spec = {"TaskTemplate": {"Placement": {"Constraints": ["node.role==manager"]}}, "Mode": {"Replicated": {}}}
-    spec["Mode"]["Replicated"]["Replicas"] = 1
+    placement = {"Constraints": ["node.role==manager"]}
+    spec = {"TaskTemplate": {"Placement": placement}, "Mode": {"Replicated": {"Replicas": 1}}}
     task = {"Status": {"State": "running", "ContainerStatus": {"ContainerID": "new"}}}
 
     def get(_docker_host: str, path: str, _timeout: float) -> Any:

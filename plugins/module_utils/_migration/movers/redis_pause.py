@@ -66,7 +66,7 @@ class Pause:
             return False
         now, replid = self._now_and_history(running, token)
         fresh = now["boot"] == token["boot"] and now["at"] < token["until"] - self.deadline
-        return fresh and replid == token["replid"]
+        return bool(fresh and replid == token["replid"])
 
     def _now_and_history(self, container: str, token: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
         """Return the source's clock and the id of its server's history, as far as it can be asked for.
