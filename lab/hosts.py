@@ -64,7 +64,9 @@ def up(engine: Engine, settings: Settings) -> None:
             container,
             "sh",
             "-c",
-            "umask 077; mkdir -p /root/.ssh; cat > /root/.ssh/authorized_keys",
+            # Others may have put keys there, such as a move: a reboot does not take them away.
+            "umask 077; mkdir -p /root/.ssh; cd /root/.ssh; touch authorized_keys; read -r key;"
+            ' grep -qxF "$key" authorized_keys || echo "$key" >> authorized_keys',
             stdin=key,
         )
     _write_ssh_config(engine, settings)
@@ -78,6 +80,9 @@ def down(engine: Engine, settings: Settings) -> None:
     if containers:
         with step(f"remove {len(containers)} containers"):
             engine.docker("rm", "-f", "-v", *containers)
+    volumes = engine.docker("volume", "ls", "-q", "--filter", f"label={LABEL}={settings.network}").split()
+    if volumes:
+        engine.docker("volume", "rm", *volumes)
     if engine.exists("network", settings.network):
         engine.docker("network", "rm", settings.network)
 
@@ -230,10 +235,26 @@ def _create(engine: Engine, settings: Settings, name: str, image: str, *, addres
         "--tmpfs=/run", "--tmpfs=/tmp:exec", "--publish=127.0.0.1::22",
     ]  # fmt: skip
     if settings.disk and name == SMALL:
-        # Only a file system of its own can be full without this machine's being full.
-        options.append(f"--mount=type=tmpfs,destination=/var/lib/docker,tmpfs-size={settings.disk}")
+        options.append(f"--volume={_disk(engine, settings, image)}:/var/lib/docker")
     privileges: Sequence[str] = ("--privileged",) if _may_be_privileged(engine, image) else ALMOST_PRIVILEGED
     engine.docker("run", "-d", *options, *privileges, image)
+
+
+def _disk(engine: Engine, settings: Settings, image: str) -> str:
+    """Make a volume of bounded size, in memory: only a file system of its own can be full by itself. Returns its name.
+
+    A second container keeps it mounted: with its last one it would be emptied, and a reboot would lose the disk.
+    """
+    name = settings.container("disk")
+    label = f"--label={LABEL}={settings.network}"
+    size = [f"--opt={option}" for option in ("type=tmpfs", "device=tmpfs", f"o=size={settings.disk}")]
+    engine.docker("volume", "create", label, *size, name)
+    if engine.exists("container", name):
+        engine.docker("start", name)
+        return name
+    keeper = [f"--name={name}", label, "--network=none", f"--volume={name}:/disk", "--entrypoint=sleep"]
+    engine.docker("run", "-d", *keeper, image, "infinity")
+    return name
 
 
 def _may_be_privileged(engine: Engine, image: str) -> bool:

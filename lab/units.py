@@ -14,7 +14,6 @@ import json
 import re
 import secrets
 import shlex
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,7 +55,8 @@ def load() -> dict[str, dict[str, Any]]:
 class Deployment:
     """A unit in one of the ways, as its record has it. `env`: more environment by role.
 
-    `references`: image name -> image@digest. `passwords`: role -> password.
+    `references`: image name -> image@digest. `passwords`: role -> password. `grace`: the seconds between TERM and KILL,
+    None: each image's own.
     """
 
     unit: str
@@ -64,6 +64,7 @@ class Deployment:
     references: Mapping[str, str]
     passwords: Mapping[str, str]
     env: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    grace: int | None = None
 
     @property
     def roles(self) -> list[str]:
@@ -115,7 +116,7 @@ class Deployment:
                 {"Type": "volume", "Source": self.volume(name), "Target": path}
                 for name, path in entry.get("volumes", {}).items()
             ],
-            "StopGracePeriod": _grace(entry) * _NANO,
+            "StopGracePeriod": self._grace(entry) * _NANO,
             "Secrets": [],
             "Configs": [],
         }
@@ -150,7 +151,7 @@ class Deployment:
             service: dict[str, Any] = {
                 "image": self.references[entry["image"]],
                 "volumes": [f"{name}:{path}" for name, path in entry.get("volumes", {}).items()],
-                "stop_grace_period": f"{_grace(entry)}s",
+                "stop_grace_period": f"{self._grace(entry)}s",
                 "deploy": {
                     "endpoint_mode": "dnsrr",
                     "placement": {"constraints": [f"node.hostname=={MANAGER}"]},
@@ -180,6 +181,10 @@ class Deployment:
             if role not in leave
         ]
         return {"migration_units": {self.unit: {"home": "kvm4", "target": "kvm2", "members": members}}}
+
+    def _grace(self, entry: Mapping[str, Any]) -> int:
+        own = 10 if entry["image"] == "unit-app" else 30
+        return own if self.grace is None else self.grace
 
     def _filled(self, text: str) -> str:
         def value(match: re.Match[str]) -> str:
@@ -250,26 +255,6 @@ def _replace(client: Any, spec: Mapping[str, Any]) -> None:
                 raise
         else:
             return
-
-
-def await_stopped(settings: Settings, deployed: Deployment, seconds: float) -> None:
-    """Wait until no task of the unit is on its way out; raises LabError where one still is after so long."""
-    deadline = time.monotonic() + seconds
-    with estate.api(settings, MANAGER) as client:
-        names = [deployed.service(role) for role in deployed.roles]
-        while True:
-            stopping = [
-                task["ID"]
-                for task in client.tasks(filters={"service": names})
-                if task["DesiredState"] == "shutdown" and task["Status"]["State"] in ("starting", "running")
-            ]
-            if not stopping:
-                return
-            if time.monotonic() > deadline:
-                raise LabError(
-                    f"{len(stopping)} tasks of {deployed.unit} still run {seconds:g} s after they should end"
-                )
-            time.sleep(0.5)
 
 
 def converge(settings: Settings, deployed: Deployment, host: str = MANAGER) -> None:
@@ -387,11 +372,6 @@ done
 rm -rf {state}/migration/{unit}
 exit 0
 """
-
-
-def _grace(entry: Mapping[str, Any]) -> int:
-    """Return the seconds between TERM and KILL."""
-    return 10 if entry["image"] == "unit-app" else 30
 
 
 def _suffix(text: str) -> str:

@@ -57,12 +57,15 @@ class WatchedAction(ActionBase):  # type: ignore[misc]
         return result
 
     def _watched(self, arguments: dict[str, Any], task_vars: Any, *, ours: bool) -> dict[str, Any]:
+        alive = f"/run/lock/evenkeel-job-{secrets.token_hex(16)}"
+        self._low_level_execute_command(f"touch {alive}")
         self._task.async_val = JOB_SECONDS
         try:
             job = self._module(arguments, task_vars, wrap_async=True)
         finally:
             self._task.async_val = 0
         if "ansible_job_id" not in job:
+            self._low_level_execute_command(f"rm -f {alive}")
             return job
         path = arguments["progress_file"]
         progress = self.progress(task_vars["inventory_hostname"])
@@ -70,7 +73,7 @@ class WatchedAction(ActionBase):  # type: ignore[misc]
         while True:
             time.sleep(POLL_SECONDS)
             try:
-                self._show(path, progress)
+                same_boot = self._show(path, progress, alive)
                 result = self._status(job["ansible_job_id"], task_vars, "status")
             except AnsibleError as error:
                 lost += 1
@@ -83,10 +86,13 @@ class WatchedAction(ActionBase):  # type: ignore[misc]
             lost = 0
             if result.get("finished"):
                 break
-        self._show(path, progress)
+            if not same_boot:
+                # Ansible has only what the job wrote of itself, and would wait for its end for ever.
+                raise AnsibleError("the host was started anew, and the job ended with it: run this again")
+        self._show(path, progress, alive)
         self._status(job["ansible_job_id"], task_vars, "cleanup")
-        if ours:
-            self._low_level_execute_command(f"rm -f {self._connection._shell.quote(path)}")
+        left = [alive, self._connection._shell.quote(path)] if ours else [alive]
+        self._low_level_execute_command(f"rm -f {' '.join(left)}")
         for key in ("finished", "started", "ansible_job_id", "results_file", "stdout", "stderr"):
             result.pop(key, None)
         return result
@@ -100,8 +106,13 @@ class WatchedAction(ActionBase):  # type: ignore[misc]
         )
         return result
 
-    def _show(self, path: str, progress: Progress) -> None:
-        """Display the events that are new in the file."""
-        command = f"tail -n +{progress.lines_read + 1} {self._connection._shell.quote(path)} 2>/dev/null || true"
-        for line in progress.read(self._low_level_execute_command(command).get("stdout", "")):
+    def _show(self, path: str, progress: Progress, alive: str) -> bool:
+        """Display the events that are new in the file; returns whether the host runs since before the job.
+
+        `alive`: a file in memory, which a start of the host takes away.
+        """
+        tail = f"tail -n +{progress.lines_read + 1} {self._connection._shell.quote(path)} 2>/dev/null"
+        done = self._low_level_execute_command(f"{tail}; [ -e {alive} ]")
+        for line in progress.read(done.get("stdout", "")):
             display.display(line)
+        return bool(done.get("rc") == 0)

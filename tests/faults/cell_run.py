@@ -11,6 +11,7 @@ from typing import Any
 from lab import units
 from lab.run import LabError
 from lab.swarm import MANAGER
+from lab.units import Deployment
 from tests.faults import ledger, tools, two_sides
 from tests.faults.cells import BEFORE, CANCEL, RESUME, REVERSE, WHOLE, Cell, Outcome
 from tests.faults.rig import DURABLE, Play, Rig, heal
@@ -26,8 +27,8 @@ def run_cell(rig: Rig, cell: Cell) -> Outcome:
 
     It begins with the snapshot, or where the cell before it has left a whole unit in the phase that this one needs.
     """
-    env = environment(cell)
-    mine = replace(rig.with_env(env) if env else rig, directory=rig.directory / cell.id.replace("/", "-"), plays=[])
+    deployed = deployment(rig, cell)
+    mine = replace(rig, deployed=deployed, directory=rig.directory / cell.id.replace("/", "-"), plays=[])
     began = time.monotonic()
     problems: list[str] = []
     notes: dict[str, Any] = {}
@@ -44,7 +45,7 @@ def run_cell(rig: Rig, cell: Cell) -> Outcome:
             time.sleep(BREATH)
         problems += judge(mine, place, notes, home=home, promotions=promotions)
         if not problems:
-            rig.stands = notes["phase"], env
+            rig.stands = notes["phase"], deployed
     except LabError as error:
         problems.append(str(error))
     return Outcome(cell.id, not problems, hit, round(time.monotonic() - began, 1), problems, notes)
@@ -52,7 +53,7 @@ def run_cell(rig: Rig, cell: Cell) -> Outcome:
 
 def way(rig: Rig, cell: Cell) -> Sequence[str] | None:
     """Return the verbs from where the unit stands to where the cell begins, None if it begins with the snapshot."""
-    if rig.stands is None or rig.stands[1] != environment(cell):
+    if rig.stands is None or rig.stands[1] != deployment(rig, cell):
         return None
     return _WAYS.get((rig.stands[0], _BEGINS[cell.verb]))
 
@@ -62,9 +63,10 @@ def nearest(rig: Rig, cells: Sequence[Cell]) -> Cell:
     return min(cells, key=lambda cell: _AFRESH + len(BEFORE[cell.verb]) if (to := way(rig, cell)) is None else len(to))
 
 
-def environment(cell: Cell) -> Mapping[str, Mapping[str, str]]:
-    """Return what the unit is deployed with for a cell, by role."""
-    return {**(DURABLE if cell.fault.durable else {}), **_GRACE.get(cell.fault.name, {})}
+def deployment(rig: Rig, cell: Cell) -> Deployment:
+    """Return how the unit is deployed for a cell."""
+    env = {**(DURABLE if cell.fault.durable else {}), **_IGNORING.get(cell.fault.name, {})}
+    return replace(rig.deployed, env=env, grace=_SHORT_GRACE if cell.fault.name == "redeploy-each" else None)
 
 
 def _ready(rig: Rig, cell: Cell) -> str:
@@ -92,9 +94,11 @@ _WAYS: Mapping[tuple[str, str], Sequence[str]] = {
     (SWITCHED, SWITCHED): (),
 }
 #: Programs that don't end on TERM, so that the stop's grace is exceeded.
-_GRACE: Mapping[str, Mapping[str, Mapping[str, str]]] = {
+_IGNORING: Mapping[str, Mapping[str, Mapping[str, str]]] = {
     "grace-exceeded": {"api": {"IGNORE_TERM": "1"}, "worker": {"IGNORE_TERM": "1"}}
 }
+#: For the many redeploys of one move: Redis under its shell takes all of its grace, in seconds.
+_SHORT_GRACE = 3
 
 
 def judge(rig: Rig, place: str, notes: dict[str, Any], *, home: str = MANAGER, promotions: int = 0) -> list[str]:
@@ -177,24 +181,39 @@ def _killed_at_each(rig: Rig, cell: Cell) -> list[str]:
 
 
 def _redeployed_at_each(rig: Rig, cell: Cell) -> list[str]:
-    """Run a verb once, with a redeploy at every step that it comes to; returns these steps in order."""
+    """Run a verb until it is through, with a redeploy at every step that it comes to, once; returns these in order.
+
+    A run that fails is followed by the verb that it names. Raises LabError if one fails that no redeploy came into.
+    """
     steps: list[str] = []
 
     def redeploy(entry: Mapping[str, Any]) -> None:
         steps.append(str(entry["step"]))
-        units.deploy(rig.settings, rig.deployed)
-        # Swarm lets redeploys that follow each other run several servers on one directory: that loses writes by itself.
-        units.await_stopped(rig.settings, rig.deployed, _STOP_SECONDS)
+        rig.redeploy(_STOP_SECONDS)
 
-    with tools.AtStep(rig.settings, rig.unit, "*", cell.fault.event, act="hold", every=True, callback=redeploy):
-        rig.run(cell.verb, whole=_needs_role(cell.verb))
-    return steps
+    while len(steps) < _MOST_STEPS:
+        known = len(steps)
+        watching = tools.AtStep(
+            rig.settings, rig.unit, "*", cell.fault.event, act="hold", every=True, but=tuple(steps), callback=redeploy
+        )
+        with watching:
+            # Time in which the engine is held is not the move's.
+            play = rig.begin(cell.verb, whole=_needs_role(cell.verb) and not steps, deadline=_HELD_DEADLINE)
+            play.wait(_HELD_DEADLINE)
+        if play.status == 0:
+            return steps
+        if len(steps) == known:
+            raise LabError(f"verb={cell.verb} failed without a redeploy: {play.message}")
+        if (following := play.unit(rig.unit).get("next")) != cell.verb:
+            rig.succeed(str(following), whole=False)
+    raise LabError(f"verb={cell.verb} is not through after redeploys at {len(steps)} steps")
 
 
 #: No verb has so many.
 _MOST_STEPS = 100
-#: A shell that does not hand signals on is killed after its grace of 30 s.
+#: Far beyond the grace of the redeploys.
 _STOP_SECONDS = 60.0
+_HELD_DEADLINE = 1200
 #: Well inside of most steps, in seconds.
 _DURING = 0.15
 
@@ -218,7 +237,8 @@ def _two_operators(rig: Rig, verb: str) -> bool:
 def _then(rig: Rig, cell: Cell, notes: dict[str, Any]) -> str:
     """Do what the operator does after the fault; returns where the unit must be then."""
     # Given back, the copy has to be brought near again first: the failed run says by which verb.
-    following = rig.plays[-1].unit(rig.unit).get("next") if rig.plays[-1].status else None
+    broken = rig.plays[-1]
+    following = broken.unit(rig.unit).get("next") if broken.status else None
     if cell.then == CANCEL:
         cancelled = rig.run("cancel", whole=cell.verb != "reverse")
         if cancelled.status == 0:
@@ -231,6 +251,10 @@ def _then(rig: Rig, cell: Cell, notes: dict[str, Any]) -> str:
         if reversed_.status == 0:
             return MANAGER
         notes["reverse_refused"] = _refusal(rig, reversed_)
+    if broken.status and following is None:
+        # It ended with its host, or was killed, and could say nothing. The next one does.
+        again = rig.run(cell.verb, whole=_needs_role(cell.verb))
+        following = again.unit(rig.unit).get("next") if again.status else None
     if following in ("precopy", "switch") and following != cell.verb:
         rig.succeed(following, whole=False)
     if cell.verb == "reverse":

@@ -91,8 +91,8 @@ class Rig:
     deployed: Deployment
     directory: Path
     plays: list[Play] = field(default_factory=list)
-    #: The phase in which the last cell left the unit, whole and idle, and what it was deployed with (`env`).
-    stands: tuple[str, Mapping[str, Mapping[str, str]]] | None = None
+    #: The phase in which the last cell left the unit, whole and idle, and how it was deployed.
+    stands: tuple[str, Deployment] | None = None
 
     @property
     def unit(self) -> str:
@@ -165,11 +165,13 @@ class Rig:
 
     # --- the playbook ---
 
-    def begin(self, verb: str, *arguments: str, verbosity: str = "", whole: bool = True) -> Play:
+    def begin(
+        self, verb: str, *arguments: str, verbosity: str = "", whole: bool = True, deadline: int | None = None
+    ) -> Play:
         """Start the playbook with a verb; in a process group of its own, so that it can be killed whole.
 
         Not `whole`: only what the playbook's main task does, without looking whether the hosts are ready, and without
-        making or removing the SSH link.
+        making or removing the SSH link; `deadline`: of the switch, in seconds, None the usual one.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         log = self.directory / f"{len(self.plays):02}-{verb}.log"
@@ -181,6 +183,7 @@ class Rig:
             argv += ["-e", f"verb={verb}", "-e", f"unit={self.unit}", *arguments, *([verbosity] if verbosity else [])]
         else:
             options = {"units": inventory["migration_units"], "unit": self.unit, "verb": verb, "progress": True}
+            options |= {} if deadline is None else {"deadline": deadline}
             argv = [str(programs / "ansible"), MANAGER, "-m", "evenkeel.swarm.migration", "-a", json.dumps(options)]
         environment = {
             **os.environ,
@@ -234,6 +237,28 @@ class Rig:
         template = "'{{.Label \"com.docker.swarm.service.name\"}}'"
         found = {host: hosts.ssh(self.settings, host, f"docker ps --format {template}").split() for host in HOSTS}
         return {host: sorted(names[name] for name in each if name in names) for host, each in found.items()}
+
+    def databases(self) -> dict[str, set[str]]:
+        """Return the ids of the running containers of the unit's databases on each host."""
+        entries = units.load()[self.unit]
+        names = [self.deployed.service(role) for role, entry in entries.items() if entry["image"] in units.DATABASES]
+        template = "'{{.ID}} {{.Label \"com.docker.swarm.service.name\"}}'"
+        told = {host: hosts.ssh(self.settings, host, f"docker ps --format {template}").splitlines() for host in HOSTS}
+        return {host: {line.split()[0] for line in each if line.split()[-1] in names} for host, each in told.items()}
+
+    def redeploy(self, seconds: float) -> None:
+        """Redeploy the unit, and wait until the databases that ran have ended. Raises LabError where one does not.
+
+        Swarm forgets a container that is still stopping when the next redeploy comes: it starts another one beside it,
+        on the same directory. That loses writes without any move. Others, start-first, may stay until that one runs.
+        """
+        before = self.databases()
+        units.deploy(self.settings, self.deployed)
+        deadline = time.monotonic() + seconds
+        while left := [each for host, now in self.databases().items() for each in now & before[host]]:
+            if time.monotonic() > deadline:
+                raise LabError(f"{', '.join(left)} still run {seconds:g} s after a redeploy")
+            time.sleep(0.2)
 
     def volume_states(self) -> dict[str, dict[str, str]]:
         """Return volume -> host -> live, parked, both or neither."""

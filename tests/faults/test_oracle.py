@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -38,6 +39,19 @@ def test_a_unit_that_stays_loses_nothing(rig: Rig) -> None:
 def test_a_redeploy_as_dokploy_does_it_keeps_what_is_on_disk(rig: Rig) -> None:
     durable = rig.with_env(DURABLE)
     problems, _ = observed(durable, lambda mine: _redeploy(mine, "worker"), "kvm4")
+    assert problems == []
+
+
+def test_redeploys_alone_lose_nothing_at_the_pace_of_the_matrix(rig: Rig) -> None:
+    """So what is missing after redeploys at each step of a move was lost by the move."""
+    durable = replace(rig, deployed=replace(rig.deployed, env=DURABLE, grace=3))
+
+    def redeploy(mine: Rig) -> None:
+        for _ in range(12):
+            mine.redeploy(60)
+        _until_whole(mine, "kvm4")
+
+    problems, _ = observed(durable, redeploy, "kvm4")
     assert problems == []
 
 

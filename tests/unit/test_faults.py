@@ -193,7 +193,7 @@ def test_next_comes_the_cell_that_begins_nearest_to_where_the_unit_stands() -> N
     every = [reverse, switch, prepare, durable]
     orders = []
     for stands in (None, ("switched", {}), ("copied", {}), ("cancelled", {}), ("switched", DURABLE)):
-        rig.stands = stands
+        rig.stands = stands and (stands[0], rig.with_env(stands[1]).deployed)
         orders.append(cell_run.nearest(rig, every))
     assert orders == [prepare, reverse, switch, prepare, durable]
     assert cell_run.way(rig, switch) is None

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.journal import Journal
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers import redis_state
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Options
@@ -229,3 +230,50 @@ def test_an_old_server_that_is_paused_is_asked_nothing(container: str, at: float
     assert pause.holds() is holds
     pause.lift()
     assert not pause.holds()
+
+
+@pytest.mark.parametrize(
+    ("marks", "counts"),
+    [
+        ([], True),
+        # Killed and run again: the watcher is armed anew.
+        (["fenced"], True),
+        (["promotion_intended"], True),
+        # Given back, clients wrote again.
+        (["unfenced"], False),
+        (["unfenced", "fenced"], False),
+        # Forth and back, and forth again.
+        (["promotion_intended", "fenced", "promotion_intended", "fenced"], False),
+    ],
+)
+def test_a_pause_of_an_earlier_fence_proves_nothing_of_a_server_that_is_gone(
+    marks: list[str], counts: bool, tmp_path: Path
+) -> None:
+    """A redeploy ends it once its data are parked. What it took since the pause of then is in no proof."""
+    journal = Journal("shop", "switch", tmp_path)
+    journal.write("fenced")
+    about = {"container": "c1", "until": 280.0, "boot": "b", "replid": "r", "offset": 7, "saved": False}
+    journal.write("redis_token", part="redis", source="kvm4", **about, appends=True)
+    journal.write("redis_appended", part="redis", replid="r", offset=7, node="kvm4")
+    journal.write("redis_held", part="redis", container="c1", until=280.0)
+    for mark in marks:
+        journal.write(mark)
+    place = SimpleNamespace(name="kvm4", host=None)
+    move = SimpleNamespace(source=place, target=place, journal=journal, options=Options())
+    servers = SimpleNamespace(
+        move=move,
+        part=SimpleNamespace(key="redis", service="cache"),
+        running=lambda _place: None,
+        volume=SimpleNamespace(parked=lambda _place: True),
+    )
+    pause = Pause(cast(Servers, servers))
+    if counts:
+        assert pause.holds()
+        pause.refuse_not_held()
+        pause.refuse_incomplete()
+    else:
+        with pytest.raises(MoveError, match="does not run"):
+            pause.holds()
+        with pytest.raises(MoveError, match="not paused"):
+            pause.refuse_not_held()
+        assert not pause.copy_saved()

@@ -183,3 +183,26 @@ def test_data_is_live_again_only_after_containers_that_stop(
     monkeypatch.setattr(give_back, "_place", lambda _wanted, _name: (engine, "/"))
     give_back.wait_for_strays(wanted)
     assert engine.asked == 4
+
+
+def test_a_service_that_a_redeploy_is_stopping_is_not_started_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Swarm forgets a container that stops when an update comes, and starts a second one on the same data."""
+    stopping = ["old", "old", ""]
+    posted: list[list[str]] = []
+    placement = {"Constraints": ["node.role==manager"]}
+    spec = {"TaskTemplate": {"Placement": placement}, "Mode": {"Replicated": {"Replicas": 1}}}
+    task = {"Status": {"State": "running", "ContainerStatus": {"ContainerID": "new"}}}
+
+    def get(_docker_host: str, path: str, _timeout: float) -> Any:
+        return {"/services/db": {"Spec": spec, "Version": {"Index": 7}}, "/nodes": []}.get(path, [task])
+
+    class Engine:
+        def run(self, _argv: list[str]) -> Any:
+            return type("Done", (), {"out": stopping.pop(0)})
+
+    monkeypatch.setattr(give_back, "engine_get", get)
+    monkeypatch.setattr(give_back, "engine_post", lambda *_arguments: posted.append(list(stopping)))
+    monkeypatch.setattr(give_back, "_place", lambda _wanted, _name: (Engine(), "/"))
+    wanted = {"docker_host": "", "source": "kvm4", "lease": "evenkeel.lease.shop", "services": {"db": 1}}
+    give_back._wake(wanted, "db", 1)
+    assert posted == [[]]

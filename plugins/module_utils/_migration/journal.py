@@ -144,6 +144,20 @@ def last_mark(journal: Journal) -> str | None:
     return next((entry["event"] for entry in reversed(journal.entries) if entry["event"] in MARKS), None)
 
 
+def of_this_fence(journal: Journal, event: str, **data: Any) -> dict[str, Any] | None:
+    """Return the newest entry of that event as `Journal.last` does, None if it is of an earlier fence.
+
+    A fence ends when the unit is given back, or when the next begins after its promotion: clients write in between. A
+    switch that was killed and is run again goes on behind its first fence.
+    """
+    found, entries = journal.last(event, **data), journal.entries
+    if found is None:
+        return None
+    marks = [entry["event"] for entry in entries[entries.index(found) :] if entry["event"] in MARKS]
+    promoted = marks.index(PROMOTION) if PROMOTION in marks else len(marks)
+    return None if UNFENCED in marks or FENCED in marks[promoted:] else found
+
+
 def parse(text: str) -> list[dict[str, Any]]:
     """Return the entries of a journal's text; a line that a kill cut off is none."""
     entries = []

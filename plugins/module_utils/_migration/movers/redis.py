@@ -220,7 +220,7 @@ class RedisMover(Mover):
         info = servers.info(target, container)
         if info["role"] != "master":
             raise MoveError("not_primary", f"{self.part.service} on {target.name} is a replica")
-        token = self.pause.token() or {}
+        token = self.pause.last_token() or {}
         before, now = token.get("keyspace", {}), redis_state.keyspace(info)
         # An append-only file is loaded in pieces, of which only some are counted.
         wrong = None if token.get("appends") else redis_state.lost_at_load(before, info)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.journal import of_this_fence
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers import redis_state
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Place
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.redis_servers import (
@@ -32,12 +33,23 @@ class Pause:
         self.source, self.target = servers.move.source, servers.move.target
         self.journal, self.deadline = servers.move.journal, servers.move.options.deadline
 
-    def token(self) -> dict[str, Any] | None:
+    def last_token(self) -> dict[str, Any] | None:
         """Return the last pause on this source, None if there was none."""
         return self.journal.last("redis_token", part=self.servers.part.key, source=self.source.name)
 
+    def token(self) -> dict[str, Any] | None:
+        """Return the pause of this fence, None if there was none or it was lifted.
+
+        One of before proves nothing: given back, the server took writes again, and it may be gone by now.
+        """
+        token = of_this_fence(self.journal, "redis_token", part=self.servers.part.key, source=self.source.name)
+        return None if token is None or self._lifted(token) else token
+
+    def _lifted(self, token: dict[str, Any]) -> bool:
+        return self.journal.last("redis_lifted", part=self.servers.part.key, until=token["until"]) is not None
+
     def held_token(self) -> dict[str, Any]:
-        """Return the last pause on this source; raises MoveError `no_token`."""
+        """Return the pause of this fence; raises MoveError `no_token`."""
         token = self.token()
         if token is None:
             raise MoveError("no_token", f"writes to {self.service} were not paused: run switch again")
@@ -54,8 +66,7 @@ class Pause:
             return False
         now, replid = self._now_and_history(running, token)
         fresh = now["boot"] == token["boot"] and now["at"] < token["until"] - self.deadline
-        lifted = self.journal.last("redis_lifted", part=self.servers.part.key, until=token["until"]) is not None
-        return fresh and not lifted and replid == token["replid"]
+        return bool(fresh and replid == token["replid"])
 
     def _now_and_history(self, container: str, token: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
         """Return the source's clock and the id of its server's history, as far as it can be asked for.
@@ -109,7 +120,7 @@ class Pause:
 
     def lift(self) -> None:
         """Let writes through again, where that can be done: with an old server a pause ends by itself, or with it."""
-        running, token = self.servers.running(self.source), self.token()
+        running, token = self.servers.running(self.source), self.last_token()
         if running is None:
             return
         if token is not None:
@@ -217,7 +228,7 @@ class Pause:
 
     def disarm_end(self) -> None:
         """Leave the server its own way to end."""
-        token = self.token()
+        token = self.last_token()
         if token is not None:
             self.source.host.run(["systemctl", "stop", self._end_unit(token)], check=False)
 

@@ -181,7 +181,9 @@ def _wake(wanted: Mapping[str, Json], name: str, replicas: int) -> None:
         as_before = mode.get("Replicas") == replicas and constraint in constraints
         if as_before and (not replicas or _runs(docker_host, name)):
             return False
-        # A redeploy may have taken the pin away meanwhile.
+        # A redeploy may have come meanwhile: it took the pin away, and what ran until then may still be stopping. Swarm
+        # forgets that at an update. If one comes in here, the spec's version is another, and this is done anew.
+        _wait_for_strays(wanted, name)
         placement["Constraints"] = [*(each for each in constraints if each != constraint), constraint]
         if replicas:
             spec["TaskTemplate"]["ForceUpdate"] = spec["TaskTemplate"].get("ForceUpdate", 0) + 1
