@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.companion import alone
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.journal import Journal
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers import redis_state
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Options
@@ -142,6 +143,8 @@ def test_keyspace_is_read_from_info() -> None:
         (["redis-server", "/etc/redis.conf"], {}, ["in conf"]),
         (["redis-server", "/etc/redis.conf", "--requirepass", "last"], {}, ["last"]),
         (["redis-server"], {"REDIS_PASSWORD": "env"}, ["env"]),
+        (["sh", "-c", 'umask 077; exec "$@"', "sh", "redis-server", "--requirepass", "x"], {}, ["x"]),
+        (alone("/data", ["redis-server", "/etc/redis.conf"]), {}, ["in conf"]),
         (["something", "else"], {}, []),
         (["sh", "-c", "redis-server 'unfinished"], {}, []),
     ],
