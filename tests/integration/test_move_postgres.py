@@ -138,8 +138,8 @@ def test_what_goes_wrong_is_said_and_mended_by_running_it_again(make: Make) -> N
     estate.sql(f"ALTER ROLE {mover.context.names.role} PASSWORD 'other';")
     estate.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_replication;")
     wait_for(lambda: mover.readiness().numbers.get("code") == "wrong_password", 60, "the word on the password")
-    assert "run prepare" in mover.readiness().text
-    estate.copy(mover)
+    assert "run precopy again" in mover.readiness().text
+    estate.walk(mover.precopy())
     assert mover.readiness().ready
     # Somebody drops the slot.
     mover.context.stop_companion(mover.move.target)

@@ -156,6 +156,8 @@ def world(lab: Settings, swarm: Swarm, cluster: Cluster, app_image: str, tmp_pat
     for name in made.lease_at():
         cluster.label_node(name, unit.lease, None)
     for name in ("kvm4", "kvm2"):
+        # Swarm clears an ended container away some time after it has ended.
+        hosts.ssh(lab, name, f"docker ps -aq --filter name=^{prefix} | xargs -r docker rm -f >/dev/null 2>&1 || true")
         hosts.ssh(lab, name, f"docker volume ls -q --filter name=^{prefix} | xargs -r docker volume rm -f")
 
 

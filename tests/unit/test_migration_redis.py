@@ -7,11 +7,11 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.companion import alone
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.journal import Journal
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers import redis_state
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Options
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.redis_companion import sync_progress
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers import redis_companion, redis_state
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Options, Place
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.redis_pause import Pause
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.redis_servers import Servers
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import redis_server
@@ -143,6 +143,8 @@ def test_keyspace_is_read_from_info() -> None:
         (["redis-server", "/etc/redis.conf"], {}, ["in conf"]),
         (["redis-server", "/etc/redis.conf", "--requirepass", "last"], {}, ["last"]),
         (["redis-server"], {"REDIS_PASSWORD": "env"}, ["env"]),
+        (["sh", "-c", 'umask 077; exec "$@"', "sh", "redis-server", "--requirepass", "x"], {}, ["x"]),
+        (alone("/data", ["redis-server", "/etc/redis.conf"]), {}, ["in conf"]),
         (["something", "else"], {}, []),
         (["sh", "-c", "redis-server 'unfinished"], {}, []),
     ],
@@ -166,6 +168,29 @@ def test_settings_of_a_command_line_beat_the_file() -> None:
     assert settings["port"] == [["7001"]]
     assert settings["dir"] == [["/data"]]
     assert settings["save"] == [["60", "1"], ["300", "10"]]
+
+
+def test_a_replica_that_is_stuck_says_why_it_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = SimpleNamespace(run=lambda *_argv, **_options: SimpleNamespace(out="7:S 22 Nov * Ready\n", err=""))
+    place = SimpleNamespace(name="kvm2", host=host)
+
+    def info(_place: Any, _container: str) -> None:
+        raise MoveError("call_failed", "the server wants a password")
+
+    servers = SimpleNamespace(
+        move=SimpleNamespace(cluster=None),
+        part=SimpleNamespace(service="cache"),
+        volume=SimpleNamespace(path=lambda _place: "/parked"),
+        companion=lambda _place: "evenkeel-cache",
+        companion_container=lambda _place: "c1",
+        companion_running=lambda _place: "c1",
+        info=info,
+    )
+    monkeypatch.setattr(redis_companion, "STUCK", 0)
+    monkeypatch.setattr(redis_companion, "require_room", lambda *_arguments: None)
+    companion = redis_companion.Companion(cast(Servers, servers), cast(Place, place), cast(Place, place))
+    with pytest.raises(MoveError, match="the server wants a password; its log says nothing"):
+        companion.wait_for_link(lambda **_numbers: None)
 
 
 def rdb(*fields: tuple[bytes, bytes]) -> bytes:
@@ -209,7 +234,7 @@ def syncing(total: str) -> dict[str, str]:
     ],
 )
 def test_progress_of_a_sync(info: dict[str, str], told: tuple[Any, ...]) -> None:
-    numbers = sync_progress(info, 10)
+    numbers = redis_companion.sync_progress(info, 10)
     assert (numbers.get("bytes"), numbers.get("total"), numbers.get("eta")) == told
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,26 @@ def test_a_watcher_is_not_armed_while_another_acts(tmp_path: Path) -> None:
         assert not armed.wait(0.2)
     thread.join()
     assert armed.is_set()
+
+
+def test_a_lock_is_held_by_one_and_leaves_no_file(tmp_path: Path) -> None:
+    lock, inside, most = tmp_path / "lock", threading.Semaphore(1), 200
+
+    def often() -> int:
+        alone = 0
+        for _ in range(most):
+            with exclusive(lock):
+                alone += inside.acquire(blocking=False)
+                time.sleep(0.0001)
+                inside.release()
+        return alone
+
+    with ThreadPoolExecutor(4) as pool:
+        held = [each.result() for each in [pool.submit(often) for _ in range(4)]]
+    assert held == [most] * 4
+    with exclusive(lock), pytest.raises(MoveError, match="another move is under way"), exclusive(lock, wait=False):
+        pass
+    assert not lock.exists()
 
 
 def test_no_data_passes_for_what_every_entry_says(tmp_path: Path) -> None:

@@ -111,6 +111,25 @@ def test_a_server_that_is_just_ending_is_said_to_be_so(tmp_path: Path) -> None:
         postmaster._describe(tmp_path)
 
 
+#: As a server writes it, line by line: process, directory, start, port, socket, address, shared memory, status.
+PID_FILE = ("7", "/data", "1795373627", "5432", "/tmp", "*", "  5794179         4", "ready   ")
+
+
+def test_a_server_that_does_not_listen_yet_is_said_to_be_starting(tmp_path: Path) -> None:
+    """Its socket is not known then, and by TCP it refused: seen in a reverse, after the intent."""
+    (tmp_path / "cwd").symlink_to(tmp_path)
+    (tmp_path / "environ").write_bytes(b"PGDATA=/data\0")
+    (tmp_path / "cmdline").write_bytes(b"postgres\0")
+    (tmp_path / "exe").symlink_to("/usr/bin/postgres")
+    file = tmp_path / "postmaster.pid"
+    for early in ((*PID_FILE[:4], ""), (*PID_FILE[:4], "", "*"), PID_FILE[:7]):
+        file.write_text("\n".join(early) + "\n")
+        with pytest.raises(ValueError, match="still starting"):
+            postmaster._describe(tmp_path)
+    file.write_text("\n".join(PID_FILE) + "\n")
+    assert postmaster._describe(tmp_path)["socket"] == PID_FILE[4]
+
+
 def test_a_server_that_a_redeploy_has_just_started_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seen in redeploys at every step of a switch: the precopy after it came a second too early."""
     looks = iter([MoveError("failed_on_host", "no postmaster.pid yet"), MoveError("failed_on_host", "0 servers")])

@@ -171,20 +171,41 @@ def parse(text: str) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def exclusive(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold a lock that the kernel gives back when this process ends, however it ends.
+    """Hold a lock that the kernel gives back when this process ends, however it ends. Its file goes with it.
 
     Without `wait` raises MoveError `locked` if somebody else has it.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = _locked(path, wait=wait)
     try:
+        yield
+    finally:
+        # Only who holds the lock removes its file, so this is the one that it holds.
+        with contextlib.suppress(OSError):
+            path.unlink()
+        os.close(descriptor)
+
+
+def _locked(path: Path, *, wait: bool) -> int:
+    """Return a descriptor that holds the lock of the file that is at the path now."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if _is_at(descriptor, path):
+                return descriptor
         except BlockingIOError as error:
+            os.close(descriptor)
             message = (
                 "another move is under way on this Swarm: one at a time; wait for it, or look at it with verb=status"
             )
             raise MoveError("locked", message) from error
-        yield
-    finally:
+        # Who had it before has removed its file, and others lock the next one.
         os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

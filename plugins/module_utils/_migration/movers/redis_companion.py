@@ -99,15 +99,14 @@ class Companion:
 
     def following(self) -> bool:
         """Whether it has all data and gets every write; not yet where it does not listen yet."""
-        info = self._info_or_nothing()
-        return info.get("master_link_status") == "up" and info.get("loading") == "0"
+        return _follows(self._look()[0])
 
     def wait_for_link(self, tell: Tell) -> None:
         """Wait until it follows, for as long as it comes nearer."""
         began, moved, seen = time.monotonic(), time.monotonic(), ""
         while True:
-            now, info = time.monotonic(), self._info_or_nothing()
-            if info.get("master_link_status") == "up" and info.get("loading") == "0":
+            now, (info, silent) = time.monotonic(), self._look()
+            if _follows(info):
                 return
             numbers = sync_progress(info, now - began)
             state = f"{info.get('master_sync_left_bytes')} {info.get('loading_loaded_bytes')} {numbers.get('text')}"
@@ -115,7 +114,7 @@ class Companion:
                 moved, seen = now, state
                 tell(**numbers)
             if now - moved > STUCK:
-                self._raise_stuck()
+                self._raise_stuck(silent)
             time.sleep(0.2)
 
     def let_go(self) -> None:
@@ -176,22 +175,27 @@ class Companion:
             path = f"{volume.path(self.place)}{at}"
             self.place.host.run(["install", "-d", "-o", owner, "-g", group, "-m", mode, path])
 
-    def _info_or_nothing(self) -> Info:
+    def _look(self) -> tuple[Info, str]:
+        """Return its INFO and "", or nothing and why it does not tell it: it may not listen yet."""
         try:
-            return self.servers.info(self.place, self.servers.companion_container(self.place))
+            return self.servers.info(self.place, self.servers.companion_container(self.place)), ""
         except MoveError as error:
             if error.code == "host_unreachable":
                 raise
-            return {}
+            return {}, error.message
 
-    def _raise_stuck(self) -> None:
+    def _raise_stuck(self, silent: str) -> None:
         require_room(self.place, 0, self.servers.volume.path(self.place), f"the copy of {self.servers.part.service}")
         container = self.servers.companion_running(self.place)
         said = self.place.host.run(["docker", "logs", "--tail", "20", container], check=False) if container else None
         # What Redis warns of has this mark in its log.
         lines = [line for line in (said.out + said.err).splitlines() if " # " in line] if said else []
-        why = lines[-1].strip() if lines else "its log says nothing"
+        why = "; ".join([*([silent] if silent else []), lines[-1].strip() if lines else "its log says nothing"])
         raise MoveError("replica_stuck", f"the copy on {self.place.name} came no nearer for {STUCK} s: {why}")
+
+
+def _follows(info: Mapping[str, str]) -> bool:
+    return info.get("master_link_status") == "up" and info.get("loading") == "0"
 
 
 def sync_progress(info: Mapping[str, str], seconds: float) -> dict[str, Any]:

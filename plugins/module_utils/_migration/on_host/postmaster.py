@@ -10,6 +10,8 @@ a script), and the server's files need not be on the container's PATH: /proc kno
 import subprocess
 from pathlib import Path
 
+_LINES = 8
+
 
 def find(container: str) -> dict[str, object]:
     """Return the postmaster of a running container.
@@ -35,7 +37,8 @@ def _describe(process: Path) -> dict[str, object]:
         lines = (process / "cwd" / "postmaster.pid").read_text().splitlines()
     except OSError as error:
         raise ValueError("PostgreSQL is just starting, or just ending: look again") from error
-    if len(lines) < 5:
+    # The last one, its status, comes when it listens; before that the line of the socket's directory may be empty.
+    if len(lines) < _LINES:
         raise ValueError("PostgreSQL is still starting: its postmaster.pid is not complete")
     environment = (process / "environ").read_bytes().split(b"\0")
     pgdata = [item.partition(b"=")[2].decode() for item in environment if item.startswith(b"PGDATA=")]

@@ -192,8 +192,9 @@ def pairs(flat: Sequence[Any]) -> dict[str, Any]:
 def startup_settings(argv: Sequence[str], environment: Mapping[str, str], read: Read) -> Settings:
     """Return the settings that a server starts with, from its command line and configuration file: name -> values.
 
-    A shell's script is read as that shell would: variables, and files that it `cat`s. `read(path)` returns a file's
-    text, None if there is none. Each value is a list of words, in order; the last counts, except for `save`.
+    A shell's script is read as that shell would: variables, its arguments, and files that it `cat`s. `read(path)`
+    returns a file's text, None if there is none. Each value is a list of words, in order; the last counts, except for
+    `save`.
     """
     words = _server_words(argv, environment, read)
     settings: Settings = {}
@@ -228,9 +229,12 @@ def _server_words(argv: Sequence[str], environment: Mapping[str, str], read: Rea
     for index, word in enumerate(argv):
         if word == "-c" and index and Path(argv[index - 1]).name in SHELLS and index + 1 < len(argv):
             try:
-                return _server_words(_shell_words(argv[index + 1], environment, read), environment, read)
+                script = _shell_words(argv[index + 1], environment, read)
             except ValueError:
                 return []
+            # What follows the script is its name, then its arguments.
+            given = [each for word in script for each in (argv[index + 3 :] if word == "$@" else [word])]
+            return _server_words(given, environment, read)
         if Path(word).name in ("redis-server", "valkey-server", "keydb-server"):
             rest = list(argv[index + 1 :])
             end = next((at for at, each in enumerate(rest) if each in (";", "&&", "||", "|", "&", ">", ">>")), None)
