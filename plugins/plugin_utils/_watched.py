@@ -25,6 +25,8 @@ POLL_SECONDS = 2
 JOB_SECONDS = 24 * 3600
 # Lost connections in a row before the job is left to itself.
 PATIENCE = 15
+#: Exit status of a look that no longer finds the mark.
+GONE = 3
 
 display = Display()
 
@@ -58,7 +60,8 @@ class WatchedAction(ActionBase):  # type: ignore[misc]
 
     def _watched(self, arguments: dict[str, Any], task_vars: Any, *, ours: bool) -> dict[str, Any]:
         alive = f"/run/lock/evenkeel-job-{secrets.token_hex(16)}"
-        self._low_level_execute_command(f"touch {alive}")
+        # Where it can't be made, nobody can say whether the host was started anew.
+        marked = self._low_level_execute_command(f"touch {alive}").get("rc") == 0
         self._task.async_val = JOB_SECONDS
         try:
             job = self._module(arguments, task_vars, wrap_async=True)
@@ -73,7 +76,7 @@ class WatchedAction(ActionBase):  # type: ignore[misc]
         while True:
             time.sleep(POLL_SECONDS)
             try:
-                same_boot = self._show(path, progress, alive)
+                gone = self._show(path, progress, alive)
                 result = self._status(job["ansible_job_id"], task_vars, "status")
             except AnsibleError as error:
                 lost += 1
@@ -86,7 +89,7 @@ class WatchedAction(ActionBase):  # type: ignore[misc]
             lost = 0
             if result.get("finished"):
                 break
-            if not same_boot:
+            if marked and gone:
                 # Ansible has only what the job wrote of itself, and would wait for its end for ever.
                 raise AnsibleError("the host was started anew, and the job ended with it: run this again")
         self._show(path, progress, alive)
@@ -107,12 +110,12 @@ class WatchedAction(ActionBase):  # type: ignore[misc]
         return result
 
     def _show(self, path: str, progress: Progress, alive: str) -> bool:
-        """Display the events that are new in the file; returns whether the host runs since before the job.
+        """Display the events that are new in the file; returns whether the file `alive` is gone.
 
-        `alive`: a file in memory, which a start of the host takes away.
+        That lies in memory: a start of the host takes it away.
         """
         tail = f"tail -n +{progress.lines_read + 1} {self._connection._shell.quote(path)} 2>/dev/null"
-        done = self._low_level_execute_command(f"{tail}; [ -e {alive} ]")
+        done = self._low_level_execute_command(f"{tail}; [ -e {alive} ] || exit {GONE}")
         for line in progress.read(done.get("stdout", "")):
             display.display(line)
-        return bool(done.get("rc") == 0)
+        return bool(done.get("rc") == GONE)

@@ -15,13 +15,21 @@ from ansible_collections.evenkeel.swarm.plugins.plugin_utils import _watched
 
 
 class Host:
-    """Has files, some of them in memory, and a job that ends at a look; or never, with the host."""
+    """Has files, some of them in memory, and a job that ends at a look; or never, with the host.
 
-    def __init__(self, looks: int, starts_anew_at: int | None = None) -> None:
+    `sealed`: no file can be made. `fails_at`: the look whose shell fails, as that of a wrong sudo does.
+    """
+
+    def __init__(
+        self, looks: int, starts_anew_at: int | None = None, *, sealed: bool = False, fails_at: int | None = None
+    ) -> None:
         self.files: set[str] = set()
+        self.sealed, self.fails_at = sealed, fails_at
         self.looks, self.starts_anew_at, self.asked = looks, starts_anew_at, 0
 
     def run(self, command: str) -> dict[str, Any]:
+        if command.startswith("touch ") and self.sealed:
+            return {"rc": 1}
         if command.startswith(("touch ", "rm -f ")):
             change = self.files.add if command.startswith("touch ") else self.files.discard
             for name in command.removeprefix("touch ").removeprefix("rm -f ").split():
@@ -30,8 +38,10 @@ class Host:
         self.asked += 1
         if self.asked == self.starts_anew_at:
             self.files.clear()
-        alive = command.rpartition("[ -e ")[2].removesuffix(" ]")
-        return {"rc": 0 if alive in self.files else 1, "stdout": ""}
+        if self.asked == self.fails_at:
+            return {"rc": 1, "stdout": ""}
+        alive, _, otherwise = command.rpartition("[ -e ")[2].partition(" ] || exit ")
+        return {"rc": 0 if alive in self.files else int(otherwise), "stdout": ""}
 
     def status(self) -> dict[str, Any]:
         return {"finished": self.asked >= self.looks, "changed": True}
@@ -69,3 +79,12 @@ def test_a_job_that_ended_with_its_host_is_not_waited_for(monkeypatch: pytest.Mo
 
 def test_a_job_that_ended_before_its_host_did_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert watched(Host(looks=2, starts_anew_at=2), monkeypatch) == {"changed": True}
+
+
+@pytest.mark.parametrize(
+    "host", [Host(looks=3, sealed=True), Host(looks=3, fails_at=2)], ids=["sealed", "a failed look"]
+)
+def test_only_a_mark_that_was_there_and_is_gone_says_that_the_host_started_anew(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert watched(host, monkeypatch) == {"changed": True}
