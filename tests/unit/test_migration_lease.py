@@ -21,9 +21,16 @@ class Swarm:
         }
         self.redeploys = True
         self.scaled = 0
+        self.version = 7
 
     def service(self, _name: str) -> dict[str, Any]:
-        return {"ID": "s1", "Spec": self.spec}
+        return {"ID": "s1", "Version": {"Index": self.version}, "Spec": self.spec}
+
+    def write_service(self, service: dict[str, Any], spec: dict[str, Any]) -> bool:
+        if service["Version"]["Index"] != self.version:
+            return False
+        self.spec, self.version = spec, self.version + 1
+        return True
 
     def tasks(self, _id: str) -> list[Any]:
         if self.redeploys and self.scaled:
@@ -62,9 +69,8 @@ def test_a_redeploy_just_after_the_stop_does_not_fail_it(monkeypatch: Any) -> No
     assert not step.probe(), "one that it started counts"
 
 
-def test_a_service_starts_with_an_image_that_a_redeploy_has_just_brought(monkeypatch: Any) -> None:
-    """After the intent nothing else brings it: prepare is refused then."""
-    swarm, there = Swarm(), set[str]()
+def starting(monkeypatch: Any, swarm: Swarm, there: set[str]) -> Move:
+    """A move whose place has the images `there` and can be brought others; whatever is started there runs at once."""
     swarm.redeploys = False
     move = cast("Move", type("M", (), {"cluster": swarm, "journal": Around(), "source": Around(), "target": Around()}))
 
@@ -80,8 +86,35 @@ def test_a_service_starts_with_an_image_that_a_redeploy_has_just_brought(monkeyp
     monkeypatch.setattr(lease, "_on_its_way", lambda _move, _service, _place: False)
     monkeypatch.setattr(lease, "_wait_for_start", lambda *_all: None)
     monkeypatch.setattr(lease, "_runs_only_at", lambda *_all: True)
+    return move
+
+
+def test_a_service_starts_with_an_image_that_a_redeploy_has_just_brought(monkeypatch: Any) -> None:
+    """After the intent nothing else brings it: prepare is refused then."""
+    swarm, there = Swarm(), set[str]()
+    move = starting(monkeypatch, swarm, there)
     step = lease.start(move, "db", cast("Any", Around()))
     assert not step.probe()
     step.do(lambda **_numbers: None)
     assert there == {"db:1"}
     assert step.probe()
+
+
+def test_a_redeploy_between_the_look_for_strays_and_the_start_is_looked_at_anew(monkeypatch: Any) -> None:
+    """What it stopped may still run on the data, and Swarm would start another beside it."""
+    swarm, looks = Swarm(), 0
+    swarm.spec["TaskTemplate"]["ContainerSpec"]["Mounts"] = [{"Type": "volume", "Source": "data", "Target": "/data"}]
+    move = starting(monkeypatch, swarm, {"db:1", "db:2"})
+
+    def look(_move: Move, _specs: object) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            redeployed = copy.deepcopy(swarm.spec)
+            redeployed["TaskTemplate"]["ContainerSpec"]["Image"] = "db:2"
+            assert swarm.write_service(swarm.service("db"), redeployed)
+
+    monkeypatch.setattr(lease, "_wait_for_strays", look)
+    lease.start(move, "db", cast("Any", Around())).do(lambda **_numbers: None)
+    assert looks == 2
+    assert swarm.spec["TaskTemplate"]["ContainerSpec"]["Image"] == "db:2"

@@ -123,6 +123,16 @@ class Cluster:
             self._safely(lambda: self._swarm.update_service(service["ID"], whole))
         return changed
 
+    def write_service(self, service: Mapping[str, Any], spec: Spec) -> bool:
+        """Write a service's spec unless somebody else has since `service` was read; returns whether it was written."""
+        try:
+            self._request("POST", f"/services/{service['ID']}/update?version={service['Version']['Index']}", spec)
+        except MoveError as error:
+            if error.code != "conflict":
+                raise
+            return False
+        return True
+
     def create_service(self, spec: Spec) -> str:
         """Create a service; returns its id."""
         return str(self._request("POST", "/services/create", spec)["ID"])

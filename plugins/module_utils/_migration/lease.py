@@ -41,6 +41,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.pin impo
 )
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.stopping import containers_of, stop_containers
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Stage, Step, Tell, wait_until
+from ansible_collections.evenkeel.swarm.plugins.module_utils._swarm import CONFLICT_TRIES
 from ansible_collections.evenkeel.swarm.plugins.module_utils._tasks import is_over, occupies_node
 
 # Beyond the stop grace: what Swarm and the engine take to notice, kill and remove.
@@ -387,19 +388,22 @@ def _unless_missing(ask: Callable[[], Spec]) -> Spec | None:
 
 
 def _let_start(move: Move, service: str, place: Place, known: dict[str, str]) -> None:
-    """Write the spec by which a service runs at a place; wakes tasks that wait."""
-    spec = move.cluster.service(service)["Spec"]
-    on_its_way = _on_its_way(move, service, place)
-    if on_its_way and _started(move, spec, place, known) == spec:
-        return
-    if holds_data(spec):
-        _wait_for_strays(move, {service: spec})
+    """Write the spec by which a service runs at a place; wakes tasks that wait.
 
-    def want(spec: Spec) -> Spec:
+    Raises MoveError `conflict` if others write it all the time.
+    """
+    for _ in range(CONFLICT_TRIES):
+        found = move.cluster.service(service)
+        spec, on_its_way = found["Spec"], _on_its_way(move, service, place)
         after = _started(move, spec, place, known)
-        return after if on_its_way else woken(spec, after)
-
-    _edit(move, service, want)
+        if on_its_way and after == spec:
+            return
+        if holds_data(spec):
+            _wait_for_strays(move, {service: spec})
+        # After a redeploy another container may run, or still be stopping, on the data: then all is looked at anew.
+        if move.cluster.write_service(found, after if on_its_way else woken(spec, after)):
+            return
+    raise MoveError("conflict", f"other writers changed {service} all the time")
 
 
 def _on_its_way(move: Move, service: str, place: Place) -> bool:
