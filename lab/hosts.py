@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import shutil
 import socket
 import subprocess
 import time
@@ -188,7 +189,8 @@ def cpu_set(host: str, vcpus: int, cores: int) -> str:
 def _network(engine: Engine, settings: Settings) -> ipaddress.IPv4Network:
     """Return the lab's subnet, on its own network that is made on the first call."""
     if not engine.exists("network", settings.network):
-        for candidate in list(ADDRESS_POOL.subnets(new_prefix=24))[1:]:
+        rules = run(["iptables-save", "-t", "nat"], check=False) if shutil.which("iptables-save") else ""
+        for candidate in subnets(rules):
             try:
                 engine.docker(
                     "network",
@@ -206,6 +208,15 @@ def _network(engine: Engine, settings: Settings) -> ipaddress.IPv4Network:
             raise LabError(f"no free /24 in {ADDRESS_POOL} for the lab's network")
     subnet = engine.docker("network", "inspect", "--format", "{{(index .IPAM.Config 0).Subnet}}", settings.network)
     return ipaddress.IPv4Network(subnet)
+
+
+def subnets(rules: str) -> list[ipaddress.IPv4Network]:
+    """Return those that a lab may take if no network overlaps. `rules`: what iptables-save says of its table nat.
+
+    A killed engine leaves its rules. By one for a bridge that is gone, the hosts of a new lab on that subnet would see
+    each other at their gateway's address, and so would Swarm.
+    """
+    return [each for each in list(ADDRESS_POOL.subnets(new_prefix=24))[1:] if f" -s {each} " not in rules]
 
 
 def _registry(engine: Engine, settings: Settings, subnet: ipaddress.IPv4Network) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from lab.engine import undo_rules
 from lab.estate import demand
-from lab.hosts import cpu_set
+from lab.hosts import cpu_set, subnets
 from lab.run import LabError
 from lab.settings import from_environment
 
@@ -51,6 +51,15 @@ def test_the_engine_s_firewall_rules_go_and_nobody_else_s() -> None:
 
 def test_a_machine_without_rules_gets_its_open_policy_back() -> None:
     assert undo_rules("", "*filter\n:FORWARD DROP [0:0]\nCOMMIT\n") == [["-t", "filter", "-P", "FORWARD", "ACCEPT"]]
+
+
+def test_a_subnet_that_a_killed_engine_still_translates_is_not_taken() -> None:
+    rules = """*nat
+-A POSTROUTING -s 10.213.1.0/24 ! -o br-4ab0d143167f -j MASQUERADE
+-A POSTROUTING -s 10.213.3.5/32 -d 10.213.3.5/32 -p tcp -m tcp --dport 5000 -j MASQUERADE
+"""
+    assert [str(each) for each in subnets(rules)[:2]] == ["10.213.2.0/24", "10.213.3.0/24"]
+    assert str(subnets("")[0]) == "10.213.1.0/24"
 
 
 @pytest.mark.parametrize(
