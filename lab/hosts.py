@@ -18,7 +18,7 @@ from lab.run import LabError, run, step
 from lab.settings import HOSTS, Settings
 
 #: Where labs look for a free /24.
-ADDRESS_POOL = ipaddress.ip_network("10.213.0.0/16")
+ADDRESS_POOL = ipaddress.IPv4Network("10.213.0.0/16")
 #: The host whose engine's store LAB_DISK bounds.
 SMALL = "kvm2"
 REGISTRY_OCTET = 5
