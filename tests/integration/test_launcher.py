@@ -282,8 +282,11 @@ def test_alone_on_this_machine_it_takes_its_server_with_it(tmp_path: Path) -> No
         alone = subprocess.Popen(
             command, cwd=PROJECT, env={**os.environ, "TMPDIR": str(tmp_path)}, stdout=log, stderr=log
         )
-    wait_for(lambda: "The launcher is at http://127.0.0.1:" in said.read_text(), 120, "the launcher to listen")
-    assert list(tmp_path.glob("job-launcher-*"))
-    alone.send_signal(signal.SIGTERM)
-    assert alone.wait(30) == 0, said.read_text()
-    assert '"stopped"' in said.read_text() and not list(tmp_path.glob("job-launcher-*"))
+    try:
+        wait_for(lambda: "The launcher is at http://127.0.0.1:" in said.read_text(), 120, "the launcher to listen")
+        assert list(tmp_path.glob("job-launcher-*"))
+        alone.send_signal(signal.SIGTERM)
+        assert alone.wait(30) == 0, said.read_text()
+        assert '"stopped"' in said.read_text() and not list(tmp_path.glob("job-launcher-*"))
+    finally:
+        alone.terminate()

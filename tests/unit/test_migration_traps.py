@@ -229,22 +229,32 @@ def test_networks(targets: list[str], image: str, expected: list[tuple[str, bool
 
 
 @pytest.mark.parametrize(
-    ("kind", "address", "options", "expected"),
+    ("kind", "mover", "address", "options", "expected"),
     [
-        ("postgres", "1.1.1.1", None, [("open_network", False)]),
-        ("redis", "2606:4700::1", {"com.docker.network.driver.overlay.vxlanid_list": "1"}, [("open_network", False)]),
-        ("postgres", "1.1.1.1", {"encrypted": ""}, []),
-        ("postgres", "10.0.0.2", None, []),
-        ("postgres", "", None, []),
-        ("app", "1.1.1.1", None, []),
+        ("postgres", None, "1.1.1.1", None, [("open_network", False)]),
+        (
+            "redis",
+            None,
+            "2606:4700::1",
+            {"com.docker.network.driver.overlay.vxlanid_list": "1"},
+            [("open_network", False)],
+        ),
+        ("postgres", None, "1.1.1.1", {"encrypted": ""}, []),
+        ("postgres", None, "10.0.0.2", None, []),
+        ("postgres", None, "", None, []),
+        ("postgres", "dump", "1.1.1.1", None, []),
+        ("app", None, "1.1.1.1", None, []),
     ],
 )
 def test_data_that_would_cross_the_internet_in_clear(
-    kind: str, address: str, options: dict[str, str] | None, expected: list[tuple[str, bool]]
+    kind: str, mover: str | None, address: str, options: dict[str, str] | None, expected: list[tuple[str, bool]]
 ) -> None:
     made = spec({"TaskTemplate.Networks": [{"Target": "n1"}]})
     nodes = [NODES[0]._replace(address="0.0.0.0"), NODES[1]._replace(address=address)]  # noqa: S104 - as a manager calls itself
-    assert seen(traps.open_network_traps(made, [{**NETWORKS[0], "Options": options}], nodes, kind=kind)) == expected
+    assert (
+        seen(traps.open_network_traps(made, [{**NETWORKS[0], "Options": options}], nodes, kind=kind, mover=mover))
+        == expected
+    )
 
 
 @pytest.mark.parametrize(

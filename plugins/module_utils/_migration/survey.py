@@ -168,7 +168,7 @@ def _part_traps(move: Move, part: Part, seen: Seen) -> list[Trap]:
         *service_traps(spec, move.unit, both, part.member, kind=part.kind),
         *whereabouts_traps(part.service, part.kind, read_settings(spec).replicas or 0, running, move.source.name),
         *network_traps(spec, seen.networks),
-        *open_network_traps(spec, seen.networks, both, kind=part.kind),
+        *open_network_traps(spec, seen.networks, both, kind=part.kind, mover=part.member.mover),
         *port_traps(spec, seen.target.ports),
         *(_traps_on_hosts(move, part, spec) if seen.source.unreachable is None else ()),
     ]

@@ -279,13 +279,13 @@ def network_traps(spec: Spec, networks: Sequence[Mapping[str, Any]]) -> list[Tra
 
 
 def open_network_traps(
-    spec: Spec, networks: Sequence[Mapping[str, Any]], nodes: Sequence[Node], *, kind: str
+    spec: Spec, networks: Sequence[Mapping[str, Any]], nodes: Sequence[Node], *, kind: str, mover: str | None
 ) -> list[Trap]:
     """Return the trap of data that crosses the internet in clear: VXLAN neither encrypts nor proves who sent a packet.
 
-    `networks` as for network_traps. Apps hold no state that would be copied over their networks.
+    `networks` as for network_traps. Apps hold no state that would be copied over their networks; a dump goes over SSH.
     """
-    if kind == APP or not any(_is_public(node.address) for node in nodes):
+    if kind == APP or mover == "dump" or not any(_is_public(node.address) for node in nodes):
         return []
     wanted = set(networks_of(spec))
     known = [each for each in networks if wanted & {each["Id"], each["Name"]}]
