@@ -74,7 +74,7 @@ test-movers: setup ## Each mover by itself, with kills and full disks, and whole
 	trap 'LAB_NAME=movers $(BIN)/python -m lab down' EXIT; LAB_NAME=movers $(BIN)/pytest tests/integration -m movers
 
 .PHONY: test-faults
-test-faults: setup ## Moves under faults, every cell of the matrix: many hours, goes on where it was broken off (FAULTS="--set core")
+test-faults: setup ## Moves under faults, every cell of the matrix: days, goes on where it was broken off (FAULTS="--set core")
 	$(BIN)/python -m tests.faults $(FAULTS)
 
 .PHONY: test-vm

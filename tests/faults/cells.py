@@ -6,6 +6,7 @@ import fnmatch
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from typing import Any
 
 RESUME, REVERSE, CANCEL = THENS = ("resume", "reverse", "cancel")
@@ -136,6 +137,19 @@ def core(cells: Sequence[Cell]) -> list[Cell]:
         for cell in cells
         if cell.then == THENS[hashlib.sha256(f"{cell.step}{cell.verb}{cell.fault.name}".encode()).digest()[0] % 3]
     ]
+
+
+def _mixed(cell: Cell) -> bytes:
+    """Return a key that orders cells by chance, always the same."""
+    return hashlib.sha256(cell.id.encode()).digest()
+
+
+def spread(cells: Iterable[Cell]) -> list[Cell]:
+    """Return the cells in turns of fault and verb, steps mixed: however early a run ends, it has met some of each."""
+    turns: dict[tuple[str, str], list[Cell]] = {}
+    for cell in sorted(cells, key=_mixed):
+        turns.setdefault((cell.fault.name, cell.verb), []).append(cell)
+    return [cell for turn in zip_longest(*turns.values()) for cell in turn if cell is not None]
 
 
 def fast() -> list[Cell]:

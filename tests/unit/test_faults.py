@@ -177,6 +177,17 @@ def test_core_has_each_fault_at_each_step_once_and_all_ways_on() -> None:
     assert {cell.then for cell in cells.core(found)} == set(THENS)
 
 
+def test_a_run_that_ends_early_has_met_every_fault_in_every_verb() -> None:
+    every = cells.matrix({verb: [(f"{verb}.{number}", 1.0) for number in range(9)] for verb in BEFORE})
+    kinds = {(cell.fault.name, cell.verb) for cell in every}
+    in_turns = cells.spread(every)
+    assert Counter(in_turns) == Counter(every)
+    assert {(cell.fault.name, cell.verb) for cell in in_turns[: len(kinds)]} == kinds
+    first = [cell.step for cell in in_turns[: len(kinds)] if cell.step != WHOLE]
+    assert len({step.partition(".")[2] for step in first}) > 5, "always the same steps first"
+    assert cells.spread(reversed(every)) == in_turns
+
+
 def test_fast_needs_no_move_before_and_begins_each_cell_where_the_last_one_ended() -> None:
     found = cells.fast()
     assert len({cell.fault.name for cell in found}) == len(found)
