@@ -26,6 +26,8 @@ from tests.faults.tools import STATE
 PLAYBOOK = PROJECT / "playbooks" / "migrate.yml"
 SNAPSHOT = "/var/lib/lab-snapshot"
 PLAY_SECONDS = 600
+#: Docker's own: a node that is silent for three of them counts as lost.
+USUAL_HEARTBEAT = "5s"
 #: For faults that kill Redis itself: without a log of its own it loses what it had acknowledged, move or not.
 DURABLE = {"redis": {"REDIS_OPTIONS": "--appendonly yes --appendfsync always"}}
 _HOLDERS = f'for f in /proc/[0-9]*/fd/*; do [ "$(readlink "$f")" = {STATE}/lock ] && echo "$f"; done 2>/dev/null; true'
@@ -154,6 +156,7 @@ class Rig:
         script = f"""
             set -e
             [ -d {SNAPSHOT} ]
+            docker swarm update --dispatcher-heartbeat {USUAL_HEARTBEAT} >/dev/null
             root=$(docker info --format '{{{{.DockerRootDir}}}}')
             for volume in {volumes}; do
                 docker volume create "$volume" >/dev/null
@@ -309,6 +312,7 @@ class Rig:
             done
             systemctl list-units --all --plain --no-legend 'evenkeel-*-{self.unit}*' | awk '{{print "unit " $1}}'
             docker secret ls -q --filter label={units.MOVES}={self.unit} 2>/dev/null | sed 's/^/secret /'
+            docker info --format '{{{{json .Swarm.Cluster}}}}' | grep -o 'evenkeel[.]heartbeat' | sed 's/^/label /'
             true"""
         told = {host: hosts.ssh(self.settings, host, "sh -s", stdin=script).splitlines() for host in HOSTS}
         return [

@@ -145,19 +145,44 @@ class Cluster:
 
     def label_node(self, hostname: str, label: str, value: str | None) -> None:
         """Put a label on a node, or with None take it off."""
-        for _ in range(CONFLICT_TRIES):
-            [node] = [each for each in self._request("GET", "/nodes") if each["Description"]["Hostname"] == hostname]
-            spec = node["Spec"]
+
+        def node() -> dict[str, Any]:
+            [found] = [each for each in self._request("GET", "/nodes") if each["Description"]["Hostname"] == hostname]
+            return dict(found)
+
+        def labelled(spec: Spec) -> Spec:
             labels = {key: each for key, each in (spec.get("Labels") or {}).items() if key != label}
-            spec["Labels"] = labels if value is None else {**labels, label: value}
+            return {**spec, "Labels": labels if value is None else {**labels, label: value}}
+
+        self._rewrite(f"the node {hostname}", node, lambda found: f"/nodes/{found['ID']}/update", labelled)
+
+    def swarm_spec(self) -> Spec:
+        """Return the Swarm's own spec as the API has it."""
+        spec: Spec = self._request("GET", "/swarm")["Spec"]
+        return spec
+
+    def edit_swarm(self, edit: Callable[[Spec], Spec]) -> None:
+        """Change the Swarm's own spec."""
+        self._rewrite("the Swarm", lambda: dict(self._request("GET", "/swarm")), lambda _found: "/swarm/update", edit)
+
+    def _rewrite(
+        self,
+        what: str,
+        read: Callable[[], dict[str, Any]],
+        path: Callable[[Mapping[str, Any]], str],
+        edit: Callable[[Spec], Spec],
+    ) -> None:
+        """Rewrite an object's spec on a fresh read, again if another writer was faster."""
+        for _ in range(CONFLICT_TRIES):
+            found = read()
             try:
-                self._request("POST", f"/nodes/{node['ID']}/update?version={node['Version']['Index']}", spec)
+                self._request("POST", f"{path(found)}?version={found['Version']['Index']}", edit(found["Spec"]))
             except MoveError as error:
                 if error.code != "conflict":
                     raise
             else:
                 return
-        raise MoveError("conflict", f"other writers changed the node {hostname} all the time")
+        raise MoveError("conflict", f"other writers changed {what} all the time")
 
     def secret(self, name: str) -> str | None:
         """Return a secret's id, None if there is none of that name."""

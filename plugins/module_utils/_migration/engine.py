@@ -24,6 +24,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.completi
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import OutOfReach, SshHost
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.journal import (
+    ENDED,
     FENCED,
     PROMOTION,
     Journal,
@@ -434,7 +435,7 @@ class Engine:
 
     def _anything_to_cancel(self) -> bool:
         events = [entry["event"] for entry in self.journal.entries]
-        return bool(events) and events[-1] != phases.ENDED
+        return bool(events) and events[-1] != ENDED
 
     def _reach_all(self) -> None:
         for place in self.setting.places.values():
@@ -463,7 +464,7 @@ class Engine:
         for file in self.journal.path.parent.iterdir():
             if file != self.journal.path:
                 file.unlink(missing_ok=True)
-        self.journal.write(phases.ENDED, how=how)
+        self.journal.write(ENDED, how=how)
 
     # --- results ---
 

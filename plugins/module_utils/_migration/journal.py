@@ -22,6 +22,8 @@ from typing import Any
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
 
 STATE = Path("/var/lib/evenkeel/migration")
+#: A move was taken back or completed: what was before is past.
+ENDED = "ended"
 MARKS = FENCED, UNFENCED, PROMOTION = "fenced", "unfenced", "promotion_intended"
 _OWN = frozenset({"at", "verb", "event"})
 
@@ -81,7 +83,7 @@ class Journal:
         """Return the newest entry of that event whose data agree, None if there is none since the last move ended."""
         entry: dict[str, Any]
         for entry in reversed(self.entries):
-            if entry["event"] == "ended":  # by cancel or complete: what was before is past
+            if entry["event"] == ENDED:
                 return None
             if entry["event"] == event and all(entry.get(key) == value for key, value in data.items()):
                 return entry
@@ -156,6 +158,16 @@ def of_this_fence(journal: Journal, event: str, **data: Any) -> dict[str, Any] |
     marks = [entry["event"] for entry in entries[entries.index(found) :] if entry["event"] in MARKS]
     promoted = marks.index(PROMOTION) if PROMOTION in marks else len(marks)
     return None if UNFENCED in marks or FENCED in marks[promoted:] else found
+
+
+def open_moves(directory: Path, *, but: str) -> list[str]:
+    """Return the units, without one, whose move has begun and not ended by cancel or complete."""
+    found = []
+    for path in sorted(directory.glob("*/journal.jsonl")):
+        entries = Journal(path.parent.name, "", directory, read_only=True).entries
+        if path.parent.name != but and entries and entries[-1]["event"] != ENDED:
+            found.append(path.parent.name)
+    return found
 
 
 def parse(text: str) -> list[dict[str, Any]]:

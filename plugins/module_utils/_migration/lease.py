@@ -29,6 +29,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors i
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.image import bring, remember_running, runnable
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.limits import limits_edit
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Move, Place
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.patience import as_before, wait_longer
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.pin import (
     holds_data,
     image_of,
@@ -54,17 +55,17 @@ START_SECONDS = 120.0
 
 def pin(move: Move, services: Sequence[str]) -> Sequence[Stage]:
     """Tie services to the node that they run on, by the lease; no task restarts. Undone by cancel (see unpin)."""
-    return [_label_source(move, services), *(_pin_service(move, service) for service in services)]
+    return [wait_longer(move), _label_source(move, services), *(_pin_service(move, service) for service in services)]
 
 
 def unpin(move: Move, services: Sequence[str]) -> Sequence[Stage]:
     """Put placement and update settings back as before the move, then take the label off. No task restarts."""
-    return [*(_unpin_service(move, service) for service in services), _drop_label(move)]
+    return [*(_unpin_service(move, service) for service in services), _drop_label(move), as_before(move)]
 
 
 def release(move: Move, services: Sequence[str]) -> Sequence[Stage]:
     """Put the update settings back as before the move, where that is safe; the lease stays where it is."""
-    return [_release_service(move, service) for service in services]
+    return [*(_release_service(move, service) for service in services), as_before(move)]
 
 
 def remember(move: Move, service: str) -> Mapping[str, Any]:

@@ -9,7 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.journal import FENCED, PROMOTION, UNFENCED
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.journal import (
+    ENDED,
+    FENCED,
+    PROMOTION,
+    UNFENCED,
+)
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import Unit
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host.copies import BOTH, EMPTY, LIVE, PARKED
 
@@ -21,8 +26,6 @@ PLAN, PREPARE, PRECOPY, STATUS, VERIFY, SWITCH, REVERSE, COMPLETE, CANCEL = VERB
 )  # fmt: skip
 #: Verbs that change nothing and need no lock.
 LOOKING = (PLAN, STATUS, VERIFY)
-#: Events that the engine writes when a verb is through; `ended` closes a move (see Journal.last).
-ENDED = "ended"
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.image im
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import FILES, Part
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Move, Place, Trap
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import survey
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.patience import traps as patience_traps
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.pin import image_of
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.traps import (
     image_volume_traps,
@@ -150,6 +151,7 @@ def _image(move: Move, reference: str, service: str, *, here: bool) -> ImageSeen
 def _all_traps(move: Move, parts: Sequence[Part], seen: Seen) -> list[Trap]:
     traps = [trap for part in parts if part.kind != FILES for trap in _part_traps(move, part, seen)]
     traps += shared_volume_traps(parts, list(seen.services.values()), seen.source.containers)
+    traps += patience_traps(move.cluster.swarm_spec())
     for place, host in ((move.source, seen.source), (move.target, seen.target)):
         if host.unreachable is not None:
             text = f"{place.name} can't be looked at: {host.unreachable}"
