@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration import drain, health, image, lease, survey
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration import (
+    drain,
+    health,
+    image,
+    lease,
+    patience,
+    survey,
+)
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.cluster import Cluster
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.discover import find_parts
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
@@ -53,6 +60,11 @@ class World:
     @property
     def prefix(self) -> str:
         return self.move.unit.name
+
+    def heartbeat(self) -> str:
+        """Return the seconds between two heartbeats of the Swarm's nodes, as its command line has them."""
+        shown = "'{{.Swarm.Cluster.Spec.Dispatcher.HeartbeatPeriod.Seconds}}'"
+        return hosts.ssh(self.settings, "kvm4", f"docker info --format {shown}").strip()
 
     def walk(self, *stages: Stage) -> list[str]:
         """Walk stages; returns the ids of the steps that changed something."""
@@ -148,7 +160,9 @@ def world(lab: Settings, swarm: Swarm, cluster: Cluster, app_image: str, tmp_pat
     unit = Unit(prefix, "kvm4", "kvm2", (Member(f"{prefix}-db"), Member(f"{prefix}-app*")))
     move = Move(unit, kvm4, kvm2, cluster, Journal(prefix, "test", tmp_path), Options())
     made = World(move, swarm, lab, app_image)
+    cluster.edit_swarm(patience.impatient)  # an earlier test's move may not have ended
     yield made
+    cluster.edit_swarm(patience.impatient)
     mine = [name for name in swarm.specs() if name.startswith(prefix)]
     ids = {swarm.remove(name) for name in mine}
     wait_for(lambda: not ids & {task["ServiceID"] for task in swarm.client.tasks()}, 30, "removed tasks")
@@ -167,10 +181,13 @@ def world(lab: Settings, swarm: Swarm, cluster: Cluster, app_image: str, tmp_pat
 def test_pin_and_unpin_restart_no_task_and_leave_the_spec_as_it_was(world: World) -> None:
     db, app = world.create("db"), world.create("app", volume=False)
     before = {name: world.swarm.specs()[name] for name in (db, app)}
+    itself = world.move.cluster.swarm_spec()
     tasks = world.task_ids(db) | world.task_ids(app)
 
     did = world.walk(*lease.pin(world.move, [db, app]))
-    assert did == [f"test.{world.prefix}.lease", f"test.{db}.pin", f"test.{app}.pin"]
+    unit = f"test.{world.prefix}"
+    assert did == [f"{unit}.patience", f"{unit}.lease", f"test.{db}.pin", f"test.{app}.pin"]
+    assert world.heartbeat() == "60"
     spec = world.swarm.specs()[db]
     assert spec["TaskTemplate"]["Placement"]["Constraints"] == [f"node.labels.evenkeel.lease.{world.prefix}==1"]
     assert spec["TaskTemplate"]["Placement"]["MaxReplicas"] == 1
@@ -186,6 +203,7 @@ def test_pin_and_unpin_restart_no_task_and_leave_the_spec_as_it_was(world: World
     assert {name: world.swarm.specs()[name] for name in (db, app)} == before
     assert world.task_ids(db) | world.task_ids(app) == tasks
     assert world.lease_at() == []
+    assert (world.heartbeat(), world.move.cluster.swarm_spec()) == ("5", itself)
 
 
 def test_cancel_of_a_second_move_leaves_the_lease_that_was_there(world: World) -> None:
