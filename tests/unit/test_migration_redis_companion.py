@@ -31,10 +31,12 @@ class Everything:
 
     def __init__(self, host: Host, answer: dict[str, str] | MoveError) -> None:
         self.host, self.answer = host, answer
-        self.move = self.cluster = self.unit = self.volume = self
+        self.move = self.cluster = self.unit = self.volume = self.target = self
+        self.source = type("Place", (), {"name": "kvm4"})
+        self.left: list[str] = []
 
-    def companion(self, _place: Any) -> str:
-        return "evenkeel-shop-redis-kvm2"
+    def companion(self, place: Any) -> str:
+        return f"evenkeel-shop-redis-{place.name}"
 
     def companion_container(self, _place: Any) -> str:
         return "c1"
@@ -51,7 +53,10 @@ class Everything:
         """There is none: a killed run has removed it."""
 
     def secrets(self, _unit: str) -> list[str]:
-        return []
+        return list(self.left)
+
+    def remove_secret(self, name: str) -> None:
+        self.left.remove(name)
 
 
 def companion(host: Host, answer: dict[str, str] | MoveError) -> Companion:
@@ -85,6 +90,30 @@ def test_the_end_of_its_container_is_waited_for_where_the_service_is_gone_alread
     host = Host(["c1"], ["c1"], [])
     companion(host, {}).forget()
     assert host.found == [[]]
+
+
+def test_a_cancel_after_a_move_there_and_back_leaves_no_configuration_on_either_node() -> None:
+    mine = companion(Host([]), {})
+    world = cast("Everything", mine.servers)
+    world.left = ["evenkeel-shop-redis-kvm4-11", "evenkeel-shop-redis-kvm2-22", "evenkeel-shop-queue-kvm4-33"]
+    mine.forget()
+    assert world.left == ["evenkeel-shop-queue-kvm4-33"]
+
+
+def test_companions_of_long_names_are_of_one_part_and_one_node_each() -> None:
+    """Swarm takes 63 characters of a service, 64 of a secret."""
+    move = type("Move", (), {"unit": type("Unit", (), {"name": "shop"}), "cluster": None})
+    keys = ["infrastructureservices-queue-and-cache-of-the-shop-" + end for end in ("vzd3v2", "h63k7w")]
+    all_servers = [Servers(cast("Any", move), cast("Any", type("Part", (), {"key": key}))) for key in keys]
+    places = [cast("Place", type("Place", (), {"name": name})) for name in ("kvm4", "kvm2")]
+    names = {servers.companion(place) for servers in all_servers for place in places}
+    assert len(names) == 4
+    assert max(map(len, names)) <= 63
+    found = [Companion(servers, places[0], place) for servers in all_servers for place in places]
+    secrets = [each._secret_name("0123456789ab") for each in found]
+    assert max(map(len, secrets)) <= 64
+    for each in found:
+        assert sum(name.startswith(each._secret_name("")) for name in secrets) == 1
 
 
 def test_a_replica_that_tries_an_address_of_before_is_not_stuck_yet(monkeypatch: pytest.MonkeyPatch) -> None:

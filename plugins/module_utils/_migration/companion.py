@@ -10,6 +10,7 @@ after the engine was killed. Its spec is the service's own, so image, configurat
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,6 +34,13 @@ exec "$@"
 """
 # Beyond the grace: what Swarm and the engine take to notice, kill and remove.
 STOP_MARGIN = 30.0
+
+
+def cut(text: str, length: int, glue: str = "-") -> str:
+    """Return a text of at most that length; what had to be cut stays different from all others."""
+    if len(text) <= length:
+        return text
+    return f"{text[: length - 9]}{glue}{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def companion_spec(

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import posixpath
 import re
@@ -14,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.companion import cut
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import Host
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_words import FULL
@@ -103,13 +103,6 @@ class Names:
 def identifier(*words: str) -> str:
     """Return a PostgreSQL name of lower-case letters, digits and underscores."""
     return cut(re.sub(r"[^a-z0-9_]", "_", "_".join(words).lower()), _IDENTIFIER, "_")
-
-
-def cut(text: str, length: int, glue: str = "-") -> str:
-    """Return a text of at most that length; what had to be cut stays different from all others."""
-    if len(text) <= length:
-        return text
-    return f"{text[: length - 9]}{glue}{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def literal(text: str) -> str:

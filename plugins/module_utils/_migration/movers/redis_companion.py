@@ -12,6 +12,7 @@ from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.companion import (
     companion_spec,
+    cut,
     start_companion,
     stop_companion,
 )
@@ -132,9 +133,10 @@ class Companion:
         return not left and self.cluster.find_service(self.name) is None
 
     def forget(self) -> None:
-        """End it and remove its configuration."""
+        """End it and remove its configuration, and that of one on the other node: a move there and back leaves it."""
         self.end()
-        self._remove_secrets()
+        for place in (self.servers.move.source, self.servers.move.target):
+            Companion(self.servers, self.primary, place)._remove_secrets()
 
     def secrets(self) -> list[str]:
         """Return the names of its configurations."""
@@ -151,7 +153,7 @@ class Companion:
                 self.cluster.remove_secret(name)
 
     def _secret_name(self, digest: str) -> str:
-        return f"{self.name[:50].rstrip('-')}-{digest}"
+        return f"{cut(self.name, 50)}-{digest}"
 
     def _configuration(self, explored: Mapping[str, Any]) -> tuple[str, str]:
         content = redis_state.companion_config(

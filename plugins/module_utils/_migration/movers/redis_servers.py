@@ -9,6 +9,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.companion import cut
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import Part
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers import redis_state
@@ -37,7 +38,7 @@ class Servers:
 
     def companion(self, place: Place) -> str:
         """Return the name of the companion's service."""
-        return f"evenkeel-{self.move.unit.name}-{self.part.key}-{place.name}"[:63].rstrip("-")
+        return cut(f"evenkeel-{self.move.unit.name}-{self.part.key}-{place.name}", 63)
 
     def spec(self) -> dict[str, Any]:
         """Return the service's spec."""
