@@ -102,6 +102,15 @@ def test_what_has_no_bursts_says_why(wanted: Callable[[float], float], length: f
     assert reason in (_burst.why_no_bursts(found) or "")
 
 
+@pytest.mark.parametrize(("cpu", "told"), [(0.103, True), (0.115, False)])
+def test_a_burst_of_the_same_size_at_the_windows_end_spoils_nothing(cpu: float, told: bool) -> None:
+    # Over 80 ms before the window ends: too near it to know that nothing follows.
+    wanted = lambda at: 0.1 * (at >= 0.5) + cpu * (at >= 1.5)  # noqa: E731
+    found = episodes(sampled(Bandwidth(9.0).run(1.5 + cpu + 0.08, wanted, 1)), PERIOD)
+    assert [episode.whole for episode in found] == [True, False]
+    assert (_burst.why_no_bursts(found) is None) == told
+
+
 def test_short_waits_do_not_split_a_burst_and_long_ones_do() -> None:
     def line(*pieces: tuple[float, float]) -> list[Sample]:
         samples = [Sample(0.0, 0.0, 0)]
