@@ -1,6 +1,7 @@
 """Run the fault matrix on a lab, or go on where it was broken off; prints the matrix. See lab/README.md.
 
-Results are kept in .lab/<name>/faults, by what the code of moves was: after a change of it all cells count as not run.
+Results are kept in tests/artifacts/faults, by what the code of moves was: after a change of it all cells count as not
+run.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from tests.faults.rig import Rig
 
 #: What a cell's result depends on.
 CODE = ("plugins", "roles", "playbooks")
+#: Not with the lab, whose end they outlive.
+KEPT = PROJECT / "tests" / "artifacts" / "faults"
 #: From so many the next cell is chosen: enough for one that begins near, few enough to meet all kinds of faults soon.
 NEXT = 12
 
@@ -108,6 +111,7 @@ def run_all(rig: Rig, cells: Sequence[Cell], *, again: bool, minutes: float = ma
         left.remove(cell)
         outcome = run_cell(rig, cell)
         done[cell.id] = outcome
+        KEPT.mkdir(parents=True, exist_ok=True)
         with _kept(rig).open("a") as file:
             file.write(json.dumps(outcome.as_dict()) + "\n")
         word = "passed" if outcome.passed else f"FAILED: {'; '.join(outcome.problems)}"
@@ -117,7 +121,7 @@ def run_all(rig: Rig, cells: Sequence[Cell], *, again: bool, minutes: float = ma
 
 
 def _kept(rig: Rig) -> Path:
-    return rig.directory / f"results-{rig.deployed.way}-{fingerprint()}.jsonl"
+    return KEPT / f"results-{rig.settings.debian}-{rig.deployed.way}-{fingerprint()}.jsonl"
 
 
 def _arguments() -> argparse.Namespace:
