@@ -189,7 +189,7 @@ def _redeployed_at_each(rig: Rig, cell: Cell) -> list[str]:
 
     def redeploy(entry: Mapping[str, Any]) -> None:
         steps.append(str(entry["step"]))
-        rig.redeploy(_STOP_SECONDS)
+        rig.redeploy_databases(_STOP_SECONDS)
 
     while len(steps) < _MOST_STEPS:
         known = len(steps)
@@ -305,10 +305,6 @@ def _held(make: Callable[[Rig], Any]) -> Callable[[Rig, contextlib.ExitStack, Pl
     return lambda rig, held, _play: held.enter_context(make(rig))
 
 
-def _redeploy(rig: Rig, _held: contextlib.ExitStack, _play: Play) -> None:
-    units.deploy(rig.settings, rig.deployed)
-
-
 _AT_STEP: Mapping[str, Callable[[Rig, contextlib.ExitStack, Play], None]] = {
     "kill-controller": lambda _rig, _held, play: play.kill(),
     "kill-dockerd-kvm4": lambda rig, _held, _play: tools.kill_dockerd(rig.settings, "kvm4"),
@@ -320,7 +316,7 @@ _AT_STEP: Mapping[str, Callable[[Rig, contextlib.ExitStack, Play], None]] = {
     "link-cut-out": _held(lambda rig: tools.link_cut(rig.settings, ways="out")),
     "disk-full": _held(lambda rig: tools.disk_full(rig.settings)),
     "disk-full-promoted": _held(lambda rig: tools.disk_full(rig.settings)),
-    "redeploy": _redeploy,
+    "redeploy": lambda rig, _held, _play: rig.redeploy(),
 }
 
 

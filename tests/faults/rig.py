@@ -249,14 +249,20 @@ class Rig:
         told = {host: hosts.ssh(self.settings, host, f"docker ps --format {template}").splitlines() for host in HOSTS}
         return {host: {line.split()[0] for line in each if line.split()[-1] in names} for host, each in told.items()}
 
-    def redeploy(self, seconds: float) -> None:
+    def redeploy(self) -> None:
+        """Redeploy the unit as a new version: what did not change at all a stack would leave running."""
+        version = {"REDEPLOYED": str(time.time_ns())}
+        env = {role: {**self.deployed.env.get(role, {}), **version} for role in self.deployed.roles}
+        units.deploy(self.settings, replace(self.deployed, env=env))
+
+    def redeploy_databases(self, seconds: float) -> None:
         """Redeploy the unit, and wait until the databases that ran have ended. Raises LabError where one does not.
 
         Swarm forgets a container that is still stopping when the next redeploy comes: it starts another one beside it,
         on the same directory. That loses writes without any move. Others, start-first, may stay until that one runs.
         """
         before = self.databases()
-        units.deploy(self.settings, self.deployed)
+        self.redeploy()
         deadline = time.monotonic() + seconds
         while left := [each for host, now in self.databases().items() for each in now & before[host]]:
             if time.monotonic() > deadline:

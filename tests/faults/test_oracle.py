@@ -48,7 +48,7 @@ def test_redeploys_alone_lose_nothing_at_the_pace_of_the_matrix(rig: Rig) -> Non
 
     def redeploy(mine: Rig) -> None:
         for _ in range(12):
-            mine.redeploy(60)
+            mine.redeploy_databases(60)
         _until_whole(mine, "kvm4")
 
     problems, _ = observed(durable, redeploy, "kvm4")
