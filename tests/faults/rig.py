@@ -237,17 +237,25 @@ class Rig:
     def running(self) -> dict[str, list[str]]:
         """Return the roles whose containers run on each host."""
         names = {self.deployed.service(role): role for role in self.deployed.roles}
-        template = "'{{.Label \"com.docker.swarm.service.name\"}}'"
-        found = {host: hosts.ssh(self.settings, host, f"docker ps --format {template}").split() for host in HOSTS}
+        found = {host: [name for _id, name in self._containers(host)] for host in HOSTS}
         return {host: sorted(names[name] for name in each if name in names) for host, each in found.items()}
 
     def databases(self) -> dict[str, set[str]]:
         """Return the ids of the running containers of the unit's databases on each host."""
         entries = units.load()[self.unit]
         names = [self.deployed.service(role) for role, entry in entries.items() if entry["image"] in units.DATABASES]
-        template = "'{{.ID}} {{.Label \"com.docker.swarm.service.name\"}}'"
-        told = {host: hosts.ssh(self.settings, host, f"docker ps --format {template}").splitlines() for host in HOSTS}
-        return {host: {line.split()[0] for line in each if line.split()[-1] in names} for host, each in told.items()}
+        return {host: {container for container, name in self._containers(host) if name in names} for host in HOSTS}
+
+    def _containers(self, host: str) -> list[tuple[str, str]]:
+        """Return (id, service) of the containers of services that run on a host.
+
+        Asked one by one: what the engine lists is wrong for those that began or ended while its disk was full.
+        """
+        label = "com.docker.swarm.service.name"
+        form = f'{{{{if .State.Running}}}}{{{{.Id}}}} {{{{index .Config.Labels "{label}"}}}}{{{{end}}}}'
+        script = f"docker ps -aq --filter label={label} | xargs -r docker inspect --format '{form}' 2>/dev/null; true"
+        lines = hosts.ssh(self.settings, host, script).splitlines()
+        return [(words[0], words[1]) for line in lines if (words := line.split())]
 
     def redeploy(self) -> None:
         """Redeploy the unit as a new version: what did not change at all a stack would leave running."""

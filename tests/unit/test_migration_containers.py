@@ -96,3 +96,32 @@ def test_a_process_that_is_not_the_containers_proves_nothing(engine: Engine) -> 
     assert not stopping.stop_containers(host, "db", 5)
     assert engine.asked == [f"/containers/{CONTAINER}/stop?t=5"]
     assert stopping.containers_of(host, ["db"]) == [CONTAINER]
+
+
+def test_containers_are_asked_not_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen on Docker 26.1 after a full disk: an ended container stays listed as running, a running one as created."""
+    states = {
+        "ghost": ("running", False),
+        "hidden": ("created", True),
+        "plain": ("running", True),
+        "old": ("exited", False),
+    }
+    broken, gone = {"dead": "dead", "kept": "running"}, {"removed": "running"}
+    listed = {name: state for name, (state, _runs) in states.items()} | broken | gone
+
+    def request(_method: str, path: str, _seconds: float) -> tuple[int, bytes]:
+        words = path.partition("?")[0].split("/")[1:]
+        if words == ["containers", "json"]:
+            assert "all=true" in path
+            rows = [
+                {"Id": each, "Names": [f"/{each}"], "State": listed[each], "Labels": {SERVICE: "db"}} for each in listed
+            ]
+            other = {"Id": "other", "Names": ["/other"], "State": "running", "Labels": {SERVICE: "web"}}
+            return 200, json.dumps([*rows, other]).encode()
+        if words[1] in states:
+            return 200, json.dumps({"State": {"Running": states[words[1]][1]}}).encode()
+        return (404 if words[1] in gone else 500), b"{}"
+
+    monkeypatch.setattr(containers, "_request", request)
+    assert containers.running(["db"]) == ["hidden", "plain", "kept"]
+    assert set(containers.mounting(["data"])) == {"hidden", "plain", "kept", "other"}

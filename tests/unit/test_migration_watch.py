@@ -194,11 +194,10 @@ def test_data_is_live_again_only_after_containers_that_stop(
 
         asked = 0
 
-        def run(self, argv: list[str]) -> Any:
-            assert argv[-1] == "label=com.docker.swarm.service.name=db"
+        def call(self, _module: Any, function: str, services: list[str]) -> list[str]:
+            assert (function, services) == ("running", ["db"])
             self.asked += 1
-            out = "old new" if self.asked < 4 else "new" if strays == {"old"} else ""
-            return type("Done", (), {"out": out})
+            return ["old", "new"] if self.asked < 4 else ["new"] if strays == {"old"} else []
 
     engine = Engine()
     monkeypatch.setattr(give_back, "_place", lambda _wanted, _name: (engine, "/"))
@@ -208,8 +207,8 @@ def test_data_is_live_again_only_after_containers_that_stop(
 
 def test_a_service_that_a_redeploy_is_stopping_is_not_started_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Swarm forgets a container that stops when an update comes, and starts a second one on the same data."""
-    stopping = ["old", "old", ""]
-    posted: list[list[str]] = []
+    stopping = [["old"], ["old"], []]
+    posted: list[list[list[str]]] = []
     placement = {"Constraints": ["node.role==manager"]}
     spec = {"TaskTemplate": {"Placement": placement}, "Mode": {"Replicated": {"Replicas": 1}}}
     task = {"Status": {"State": "running", "ContainerStatus": {"ContainerID": "new"}}}
@@ -218,8 +217,8 @@ def test_a_service_that_a_redeploy_is_stopping_is_not_started_beside_it(monkeypa
         return {"/services/db": {"Spec": spec, "Version": {"Index": 7}}, "/nodes": []}.get(path, [task])
 
     class Engine:
-        def run(self, _argv: list[str]) -> Any:
-            return type("Done", (), {"out": stopping.pop(0)})
+        def call(self, *_asked: Any, **_more: Any) -> list[str]:
+            return stopping.pop(0)
 
     monkeypatch.setattr(give_back, "engine_get", get)
     monkeypatch.setattr(give_back, "engine_post", lambda *_arguments: posted.append(list(stopping)))

@@ -25,9 +25,17 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils import _engine
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration import calls, errors, host, journal, talk, walk
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.calls import source_of
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import answering, copies, give_back
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import (
+    answering,
+    containers,
+    copies,
+    give_back,
+)
 
-_MODULES: tuple[ModuleType, ...] = (_engine, errors, host, calls, talk, answering, journal, walk, copies, give_back)
+_MODULES: tuple[ModuleType, ...] = (
+    *(_engine, errors, host, calls, talk, journal, walk),
+    *(answering, containers, copies, give_back),
+)
 _RETRY_SECONDS = 5
 
 

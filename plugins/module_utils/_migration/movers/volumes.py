@@ -68,9 +68,8 @@ def remove_volume(host: Host, name: str) -> None:
     """Remove a volume, with whatever is in it; nothing if there is none. Raises MoveError if a container runs on it."""
     if not knows_volume(host, name):
         return
-    # What stands in the way are ended containers that Swarm has not forgotten yet.
-    statuses = [word for status in ("exited", "created", "dead") for word in ("--filter", f"status={status}")]
-    for container in host.run(["docker", "ps", "-aq", "--filter", f"volume={name}", *statuses]).out.split():
+    # What stands in the way are ended containers that Swarm has not forgotten yet; a running one the engine keeps.
+    for container in host.run(["docker", "ps", "-aq", "--filter", f"volume={name}"]).out.split():
         host.run(["docker", "rm", container], check=False)
     host.run(["docker", "volume", "rm", name])
 

@@ -32,18 +32,17 @@ class _Engine(http.client.HTTPConnection):
 
 def running(services: list[str]) -> list[str]:
     """Return the ids of some services' running containers. Raises OSError with the engine's words."""
-    found = _listed({"label": [_SERVICE]})
-    return [each["Id"] for each in found if each["Labels"][_SERVICE] in services]
+    return [each["Id"] for each in _running({"label": [_SERVICE]}, services)]
 
 
 def image_ids(service: str) -> list[str]:
     """Return the ids of the images that a service's containers run."""
-    return [each["ImageID"] for each in _listed({"label": [f"{_SERVICE}={service}"]})]
+    return [each["ImageID"] for each in _running({"label": [f"{_SERVICE}={service}"]})]
 
 
 def mounting(volumes: list[str]) -> "dict[str, str]":
     """Return id -> name of the running containers that have one of the volumes, or directories, mounted."""
-    return {each["Id"]: each["Names"][0].lstrip("/") for each in _listed({"volume": volumes})}
+    return {each["Id"]: each["Names"][0].lstrip("/") for each in _running({"volume": volumes})}
 
 
 def starts(service: str, since: float, until: float) -> list[str]:
@@ -134,11 +133,25 @@ def _look(container: str) -> "dict[str, dict[str, str]]":
     return found
 
 
-def _listed(filters: "dict[str, list[str]]") -> "list[dict[str, Any]]":
-    """Return what the engine calls running containers; it does so for a moment after their end, too."""
-    status, answer = _request("GET", f"/containers/json?filters={quote(json.dumps(filters))}", _ANSWER_SECONDS)
+def _running(filters: "dict[str, list[str]]", services: "list[str] | None" = None) -> "list[dict[str, Any]]":
+    """Return the running containers (of some services), as the engine lists them; for a moment after their end, too.
+
+    Each is asked for by itself: the list shows what the engine could last write down. When its disk was full that has
+    ended containers as running, and running ones as not started, for as long as they are there.
+    """
+    query = urlencode({"all": "true", "filters": json.dumps(filters)})
+    status, answer = _request("GET", f"/containers/json?{query}", _ANSWER_SECONDS)
     _refuse(status, answer, "containers")
-    return list(json.loads(answer))
+    listed = [each for each in json.loads(answer) if services is None or each["Labels"][_SERVICE] in services]
+    return [each for each in listed if _is_running(each)]
+
+
+def _is_running(listed: "dict[str, Any]") -> bool:
+    status, answer = _request("GET", f"/containers/{listed['Id']}/json", _ANSWER_SECONDS)
+    if status == http.client.OK:
+        return bool(json.loads(answer)["State"]["Running"])
+    # One that the engine can't read any more, such as one without its layer, it still lists.
+    return status != http.client.NOT_FOUND and listed["State"] == "running"
 
 
 def _refuse(status: int, answer: bytes, what: str) -> None:

@@ -24,7 +24,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._engine import Engi
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import Host, LocalHost, SshHost
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.journal import Journal, exclusive
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import copies
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import containers, copies
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import wait_until
 
 UNITS = Path("/etc/systemd/system")
@@ -79,10 +79,9 @@ def wait_for_strays(wanted: Mapping[str, Json]) -> None:
 
 def _wait_for_strays(wanted: Mapping[str, Json], name: str) -> None:
     host, _root = _place(wanted, wanted["source"])
-    argv = ["docker", "ps", "--quiet", "--no-trunc", "--filter", f"label=com.docker.swarm.service.name={name}"]
 
     def gone() -> bool:
-        return not {*host.run(argv).out.split()} - _staying(wanted, name)
+        return not {*host.call(containers, "running", services=[name])} - _staying(wanted, name)
 
     wait_until(gone, _STOP_SECONDS, f"the old containers of {name} to end", every=0.3)
 
