@@ -181,6 +181,7 @@ def held(settings: Settings, deployed: Deployment, host: str) -> dict[str, set[s
     """Return what PostgreSQL, Redis and the media volume hold, on the host where the unit runs now."""
     tables = ("orders", "results", "direct_writes", "two_sides")
     script = _HELD.format(
+        of=OF,
         postgres=deployed.service("postgres"),
         redis=deployed.service("redis"),
         user=deployed.environment("postgres")["POSTGRES_USER"],
@@ -197,14 +198,23 @@ def held(settings: Settings, deployed: Deployment, host: str) -> dict[str, set[s
 
 def unfinished(settings: Settings, deployed: Deployment, host: str) -> bool:
     """Return whether the worker's queue still holds something."""
-    of = f"$(docker ps -q --filter label=com.docker.swarm.service.name={deployed.service('worker')} | head -n 1)"
-    return hosts.ssh(settings, host, f"docker exec {of} unit queue-empty 2>/dev/null && echo empty || true") != "empty"
+    asked = f'docker exec "$(of {deployed.service("worker")})" unit queue-empty 2>/dev/null && echo empty || true'
+    return hosts.ssh(settings, host, "bash -s", stdin=f"{OF}\n{asked}") != "empty"
+
+
+#: A shell function: the container of a service that runs here. Each is asked: what the engine lists is wrong for those
+#: that began or ended while its disk was full.
+OF = """of() {
+    all=$(docker ps -aq --filter label=com.docker.swarm.service.name="$1")
+    { [ -z "$all" ] || docker inspect --format '{{if .State.Running}}{{.Id}}{{end}}' $all 2>/dev/null || true; } |
+        awk 'NF && !seen++'
+}"""
 
 
 #: Lines of `<place> <id>`. The password goes through standard input, as everywhere.
 _HELD = r"""
 set -euo pipefail
-of() {{ docker ps -q --filter label=com.docker.swarm.service.name="$1" | head -n 1; }}
+{of}
 docker exec -i "$(of {postgres})" psql -X -q -A -t -v ON_ERROR_STOP=1 -U {user} <<< "{sql}"
 redis=$(of {redis})
 for kind in order direct two_sides; do

@@ -131,14 +131,16 @@ class Prober:
         """Start a thread for every container of a database that has none."""
         engine = Engine()
         with contextlib.closing(engine):
-            for container in engine.get("/containers/json"):
+            # All, each asked: what the engine lists is wrong for those that began while its disk was full.
+            for container in engine.get("/containers/json?all=1"):
                 name, image = container["Id"], container["Image"]
                 kind = next((kind for kind in ("postgres", "redis") if kind in image), None)
                 if kind is None or name in self.busy or not self.concerns(container):
                     continue
-                pid = engine.get(f"/containers/{name}/json")["State"]["Pid"]
-                self.busy.add(name)
-                threading.Thread(target=self.probe, args=(kind, name, pid), daemon=True).start()
+                state = engine.get(f"/containers/{name}/json").get("State", {})
+                if state.get("Running"):
+                    self.busy.add(name)
+                    threading.Thread(target=self.probe, args=(kind, name, state["Pid"]), daemon=True).start()
 
     def probe(self, kind: str, container: str, pid: int) -> None:
         """Write to a container until it is gone."""

@@ -9,6 +9,7 @@ from typing import Any
 from lab import estate, hosts, units
 from lab.settings import HOSTS
 from lab.swarm import MANAGER
+from tests.faults import ledger
 from tests.faults.rig import Rig
 
 #: Lines of `<kind> <what>`. Of files that a move may change for good the content counts, too.
@@ -86,7 +87,7 @@ def _flat(value: Any, path: str = "") -> Iterable[str]:
 
 def _in_redis(rig: Rig, place: str) -> Iterable[str]:
     name = rig.deployed.service("redis")
-    run = f"docker exec -i $(docker ps -q --filter label=com.docker.swarm.service.name={name} | head -n 1) redis-cli"
+    run = f'{ledger.OF}\ndocker exec -i "$(of {name})" redis-cli'
     told = hosts.ssh(rig.settings, place, run, stdin=_IN_REDIS.format(password=rig.deployed.passwords["redis"]))
     # The ACL's line holds a hash of the password, which stays.
     return [line.strip() for line in told.splitlines() if line.strip() and not line.startswith(_MOVING)]

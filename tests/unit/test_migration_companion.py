@@ -10,9 +10,16 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.companion import alone, companion_spec
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration import companion
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.companion import (
+    alone,
+    companion_spec,
+    start_companion,
+)
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
 
 SAYS = ["sh", "-c", 'echo "$1 begins" >> "$0"; sleep "$2"; echo "$1 ends" >> "$0"']
 
@@ -73,3 +80,49 @@ def test_a_companion_waits_for_the_copy_where_it_is_mounted() -> None:
         service, name="c", unit="shop", node_id="n", command=["server", "-x"], data={"data": "/root/parked"}
     )
     assert spec["TaskTemplate"]["ContainerSpec"]["Command"] == alone("/var/lib/data", ["server", "-x"])
+
+
+class Cluster:
+    """A Swarm with one service, whose task runs only if the service was made from the `works`-th creation on."""
+
+    def __init__(self, *, there: bool, works: int) -> None:
+        self.service: dict[str, Any] | None = {"ID": "s"} if there else None
+        self.made, self.works, self.removed = 0, works, 0
+
+    def find_service(self, _name: str) -> dict[str, Any] | None:
+        return self.service
+
+    def create_service(self, _spec: Any) -> None:
+        self.service, self.made = {"ID": "s"}, self.made + 1
+
+    def remove_service(self, _name: str) -> None:
+        self.service, self.removed = None, self.removed + 1
+
+    def running(self, _name: str) -> list[str]:
+        return ["task"] if self.service and self.made >= self.works else []
+
+
+@pytest.mark.parametrize(
+    ("there", "works", "made", "removed"),
+    [(True, 0, 0, 0), (True, 1, 1, 1), (False, 1, 1, 0)],
+    ids=["runs", "is stuck", "is not there"],
+)
+def test_a_companion_that_is_stuck_is_made_anew(
+    monkeypatch: pytest.MonkeyPatch, there: bool, works: int, made: int, removed: int
+) -> None:
+    monkeypatch.setattr(companion, "_STUCK_SECONDS", 0)
+    cluster: Any = Cluster(there=there, works=works)
+    assert str(start_companion(cluster, {"Name": "c", "TaskTemplate": {}}, 0)) == "task"
+    assert (cluster.made, cluster.removed) == (made, removed)
+
+
+def test_a_manager_that_does_not_answer_has_nothing_removed() -> None:
+    cluster: Any = Cluster(there=True, works=1)
+
+    def running(_name: str) -> list[str]:
+        raise MoveError("host_unreachable", "kvm4 does not answer")
+
+    cluster.running = running
+    with pytest.raises(MoveError, match="does not answer"):
+        start_companion(cluster, {"Name": "c", "TaskTemplate": {}}, 0)
+    assert cluster.removed == 0

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
+import pytest
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration import lease
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Move
@@ -118,3 +120,26 @@ def test_a_redeploy_between_the_look_for_strays_and_the_start_is_looked_at_anew(
     lease.start(move, "db", cast("Any", Around())).do(lambda **_numbers: None)
     assert looks == 2
     assert swarm.spec["TaskTemplate"]["ContainerSpec"]["Image"] == "db:2"
+
+
+@pytest.mark.parametrize(
+    ("state", "seconds", "containers", "expected"),
+    [
+        ("preparing", 5, [], True),
+        ("preparing", 300, [], False),
+        ("running", 300, ["c1"], True),
+        ("starting", 300, ["c1"], True),
+        ("running", 300, [], False),
+    ],
+)
+def test_a_task_that_swarm_has_forgotten_is_not_on_its_way(
+    monkeypatch: pytest.MonkeyPatch, state: str, seconds: float, containers: list[str], expected: bool
+) -> None:
+    """Seen on Docker 26.1 after a full disk; without a new task a switch that is run again would wait in vain."""
+    since = (datetime.now(UTC) - timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S.123456789Z")
+    task = {"ID": "t1", "NodeID": "n", "DesiredState": "running", "Status": {"State": state, "Timestamp": since}}
+    swarm = Swarm()
+    swarm.tasks = lambda _id: [task]  # type: ignore[method-assign]
+    monkeypatch.setattr(lease, "containers_of", lambda _host, _services: containers)
+    move, place = cast("Move", type("M", (), {"cluster": swarm})), cast("Any", Around())
+    assert lease._on_its_way(move, "db", place) == expected

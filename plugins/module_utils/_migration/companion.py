@@ -34,6 +34,8 @@ exec "$@"
 """
 # Beyond the grace: what Swarm and the engine take to notice, kill and remove.
 STOP_MARGIN = 30.0
+# A task that Swarm still works on moves on sooner: images and data are there already.
+_STUCK_SECONDS = 30.0
 
 
 def cut(text: str, length: int, glue: str = "-") -> str:
@@ -102,14 +104,30 @@ def alone(directory: str, command: Sequence[str]) -> list[str]:
 
 
 def start_companion(cluster: Cluster, spec: Spec, seconds: float = 60) -> Running:
-    """Create a companion, or find it, and wait until it runs. Raises MoveError with what its task says."""
-    if cluster.find_service(spec["Name"]) is None:
+    """Create a companion, or find it, and wait until it runs. Raises MoveError with what its task says.
+
+    One that is found and does not come to run is made anew: seen on Docker 26.1, Swarm did nothing more with a task
+    whose start had met a full disk, however long ago that was.
+    """
+    name = spec["Name"]
+
+    def wait(limit: float) -> None:
+        wait_until(lambda: bool(cluster.running(name)), limit, f"{name} to run")
+
+    if cluster.find_service(name) is not None:
+        try:
+            wait(_STUCK_SECONDS)
+        except MoveError as error:
+            if error.code != "timeout":
+                raise
+            cluster.remove_service(name)
+    if cluster.find_service(name) is None:
         cluster.create_service(spec)
     try:
-        wait_until(lambda: bool(cluster.running(spec["Name"])), seconds, f"{spec['Name']} to run")
+        wait(seconds)
     except MoveError as error:
-        raise MoveError("companion_failed", f"{error.message}: {_last_word(cluster, spec['Name'])}") from error
-    return cluster.running(spec["Name"])[0]
+        raise MoveError("companion_failed", f"{error.message}: {_last_word(cluster, name)}") from error
+    return cluster.running(name)[0]
 
 
 def stop_companion(cluster: Cluster, name: str, host: Host, grace: float = 30) -> None:

@@ -15,6 +15,7 @@ Seen on Docker 20.10 and 26.1, and the reason for what is done here:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._convergence import FAILURES_TO_GIVE_UP, Watch, last_error
@@ -48,6 +49,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._tasks import is_ov
 # Beyond the stop grace: what Swarm and the engine take to notice, kill and remove.
 STOP_MARGIN = 30.0
 START_SECONDS = 120.0
+_FORGOTTEN_SECONDS = 60.0
 
 
 # --- pin, unpin, release -----------------------------------------------------------------------------------------
@@ -408,10 +410,22 @@ def _let_start(move: Move, service: str, place: Place, known: dict[str, str]) ->
 
 
 def _on_its_way(move: Move, service: str, place: Place) -> bool:
-    """Tell whether Swarm has given the place a task of the service, and it has not failed."""
-    return any(
-        task["NodeID"] == place.node.id and task["DesiredState"] == "running" for task in _alive_tasks(move, service)
-    )
+    """Tell whether Swarm has given the place a task of the service, and it has not failed.
+
+    Nor been forgotten: seen on Docker 26.1, Swarm did nothing more with one whose start had met a full disk.
+    """
+    given = [
+        task
+        for task in _alive_tasks(move, service)
+        if task["NodeID"] == place.node.id and task["DesiredState"] == "running"
+    ]
+    return any(map(_moves_on, given)) or (bool(given) and bool(containers_of(place.host, [service])))
+
+
+def _moves_on(task: Mapping[str, Any]) -> bool:
+    """Tell whether a task has come to another state in the last minute: images and data are there, so it should."""
+    since = datetime.fromisoformat(f"{task['Status']['Timestamp'][:19]}+00:00")
+    return (datetime.now(UTC) - since).total_seconds() < _FORGOTTEN_SECONDS
 
 
 def _started(move: Move, spec: Spec, place: Place, known: dict[str, str]) -> Spec:
