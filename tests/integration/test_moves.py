@@ -43,13 +43,14 @@ def turned(rig: Rig) -> list[str]:
 DONE = ["-e", "migration_min_age=0", "-e", "migration_confirm=true"]
 
 
-#: The hosts' link as traces has it. Tests that run before leave theirs, and the end of a move takes it away.
-LINK = re.compile(r": (key .*migration@|file /var/lib/evenkeel/migration/ssh/|file /run/|process .*\[mux\])")
+#: The hosts' link as traces has it, and the lock of a run that was killed. Tests that run before leave theirs, and the
+#: end of a move takes them away.
+EARLIER = re.compile(r": (key .*migration@|file /var/lib/evenkeel/migration/(ssh/|lock$)|file /run/|process .*\[mux\])")
 
 
 def undisturbed(rig: Rig) -> set[str]:
-    """Return what there is before a move, without a link of earlier ones."""
-    return {line for line in traces.of(rig, "kvm4") if not LINK.search(line)}
+    """Return what there is before a move, without a link or a lock of earlier ones."""
+    return {line for line in traces.of(rig, "kvm4") if not EARLIER.search(line)}
 
 
 def kept(rig: Rig, verb: str, line: str, *, switched: bool = True) -> bool:
