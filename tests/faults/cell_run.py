@@ -133,7 +133,7 @@ def _broken(rig: Rig, cell: Cell, notes: dict[str, Any]) -> bool:
     if cell.fault.name == "two-operators":
         return _two_operators(rig, cell.verb)
     if cell.fault.name.endswith("-each"):
-        at_each = _redeployed_at_each if cell.fault.name == "redeploy-each" else _killed_at_each
+        at_each = _killed_at_each if cell.fault.name.startswith("kill-engine") else _struck_at_each
         notes["broken_at"] = at_each(rig, cell)
         return len(notes["broken_at"]) > 1
     if cell.step == WHOLE:
@@ -144,7 +144,7 @@ def _broken(rig: Rig, cell: Cell, notes: dict[str, Any]) -> bool:
     plays: list[Play] = []
 
     def act(_entry: Mapping[str, Any]) -> None:
-        _AT_STEP.get(cell.fault.name, _nothing)(rig, held, plays[0])
+        _AT_STEP[cell.fault.name](rig, held, plays[0])
 
     kills = cell.fault.name.startswith("kill-engine")
     with (
@@ -180,39 +180,53 @@ def _killed_at_each(rig: Rig, cell: Cell) -> list[str]:
     raise LabError(f"verb={cell.verb} is not through after kills at {len(killed)} steps")
 
 
-def _redeployed_at_each(rig: Rig, cell: Cell) -> list[str]:
-    """Run a verb until it is through, with a redeploy at every step that it comes to, once; returns these in order.
+def _struck_at_each(rig: Rig, cell: Cell) -> list[str]:
+    """Run a verb until it is through, with the fault at every step that it comes to, once; returns these in order.
 
-    A run that fails is followed by the verb that it names. Raises LabError if one fails that no redeploy came into.
+    A run that fails is followed by the verb that it names. Raises LabError if one fails that no fault came into.
     """
-    steps: list[str] = []
-
-    def redeploy(entry: Mapping[str, Any]) -> None:
-        steps.append(str(entry["step"]))
-        rig.redeploy_databases(_STOP_SECONDS)
-
-    while len(steps) < _MOST_STEPS:
+    strike, steps = _AT_EACH[cell.fault.name], list[str]()
+    for _ in range(_MOST_STEPS):
         known = len(steps)
-        watching = tools.AtStep(
-            rig.settings, rig.unit, "*", cell.fault.event, act="hold", every=True, but=tuple(steps), callback=redeploy
-        )
-        with watching:
-            # Time in which the engine is held is not the move's.
-            play = rig.begin(cell.verb, whole=_needs_role(cell.verb) and not steps, deadline=_HELD_DEADLINE)
-            play.wait(_HELD_DEADLINE)
+        with contextlib.ExitStack() as held:
+
+            def act(entry: Mapping[str, Any], held: contextlib.ExitStack = held) -> None:
+                steps.append(str(entry["step"]))
+                strike(rig, held)
+
+            watching = tools.AtStep(
+                rig.settings, rig.unit, "*", cell.fault.event, act="hold", every=True, but=tuple(steps), callback=act
+            )
+            with watching:
+                # Time in which the engine is held is not the move's.
+                play = rig.begin(cell.verb, whole=_needs_role(cell.verb) and not steps, deadline=_HELD_DEADLINE)
+                play.wait(_HELD_DEADLINE)
+        heal(rig.settings)
         if play.status == 0:
             return steps
-        if len(steps) == known:
-            raise LabError(f"verb={cell.verb} failed without a redeploy: {play.message}")
-        if (following := play.unit(rig.unit).get("next")) != cell.verb:
-            rig.succeed(str(following), whole=False)
-    raise LabError(f"verb={cell.verb} is not through after redeploys at {len(steps)} steps")
+        following = _following(rig, play)
+        if following != cell.verb:
+            rig.succeed(following, whole=False)
+        elif len(steps) == known:
+            raise LabError(f"verb={cell.verb} failed without a fault: {play.message}")
+    raise LabError(f"verb={cell.verb} is not through after faults at {len(steps)} steps")
+
+
+def _following(rig: Rig, play: Play) -> str:
+    """Return the verb that leads on after a failed run: the one that it names, or where it could not tell, status."""
+    named = play.unit(rig.unit).get("next")
+    if named in (None, "status"):
+        named = rig.succeed("status", whole=False).unit(rig.unit).get("next")
+    # Once it is switched, the verb itself has what is left to do.
+    return named if named in BEFORE["reverse"] else play.verb
 
 
 #: No verb has so many.
 _MOST_STEPS = 100
 #: Far beyond the grace of the redeploys.
 _STOP_SECONDS = 60.0
+#: A cut that Swarm notices without a move, and shorter than what one bears.
+_FLAP_SECONDS = 10.0
 _HELD_DEADLINE = 1200
 #: Well inside of most steps, in seconds.
 _DURING = 0.15
@@ -306,6 +320,7 @@ def _held(make: Callable[[Rig], Any]) -> Callable[[Rig, contextlib.ExitStack, Pl
 
 
 _AT_STEP: Mapping[str, Callable[[Rig, contextlib.ExitStack, Play], None]] = {
+    **dict.fromkeys(("kill-engine-before", "kill-engine-during", "kill-engine-after"), _nothing),
     "kill-controller": lambda _rig, _held, play: play.kill(),
     "kill-dockerd-kvm4": lambda rig, _held, _play: tools.kill_dockerd(rig.settings, "kvm4"),
     "kill-dockerd-kvm2": lambda rig, _held, _play: tools.kill_dockerd(rig.settings, "kvm2"),
@@ -317,6 +332,40 @@ _AT_STEP: Mapping[str, Callable[[Rig, contextlib.ExitStack, Play], None]] = {
     "disk-full": _held(lambda rig: tools.disk_full(rig.settings)),
     "disk-full-promoted": _held(lambda rig: tools.disk_full(rig.settings)),
     "redeploy": lambda rig, _held, _play: rig.redeploy(),
+}
+
+
+def _engine_killed(host: str) -> Callable[[Rig, contextlib.ExitStack], None]:
+    def strike(rig: Rig, _held: contextlib.ExitStack) -> None:
+        heal(rig.settings)  # of the kill at the step before, too: one that is not back can't be killed
+        tools.kill_dockerd(rig.settings, host)
+
+    return strike
+
+
+def _flap(ways: str) -> Callable[[Rig, contextlib.ExitStack], None]:
+    def strike(rig: Rig, _held: contextlib.ExitStack) -> None:
+        heal(rig.settings)
+        tools.link_flap(rig.settings, _FLAP_SECONDS, ways=ways)
+
+    return strike
+
+
+def _disk_filled(rig: Rig, held: contextlib.ExitStack) -> None:
+    """Fill the target's disk until the run's end, anew: what was removed since may have made room."""
+    held.close()
+    held.enter_context(tools.disk_full(rig.settings))
+
+
+#: What comes at every step of a verb, while the engine stands still there.
+_AT_EACH: Mapping[str, Callable[[Rig, contextlib.ExitStack], None]] = {
+    "redeploy-each": lambda rig, _held: rig.redeploy_databases(_STOP_SECONDS),
+    "kill-dockerd-kvm4-each": _engine_killed("kvm4"),
+    "kill-dockerd-kvm2-each": _engine_killed("kvm2"),
+    "link-flap-each": _flap("both"),
+    "link-flap-in-each": _flap("in"),
+    "link-flap-out-each": _flap("out"),
+    "disk-full-each": _disk_filled,
 }
 
 

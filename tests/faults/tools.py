@@ -59,10 +59,21 @@ def _chain(rules: str) -> tuple[str, str]:
 
 def link_cut(settings: Settings, host: str = "kvm2", *, ways: str = "both") -> Any:
     """Drop what goes between the hosts; seen from `host`, `ways` is both, in or out."""
+    return fault(settings, host, "link", *_cut(settings, host, ways))
+
+
+def link_flap(settings: Settings, seconds: float, host: str = "kvm2", *, ways: str = "both") -> None:
+    """Cut the link as link_cut() does, and return at once: the host itself mends it after some seconds."""
+    do, undo = _cut(settings, host, ways)
+    arm = "systemd-run --quiet --collect --timer-property=AccuracySec=100ms --unit=lab-undo-flap"
+    arm += f" --on-active={seconds:g} sh -c {shlex.quote(undo)}"
+    hosts.ssh(settings, host, "sh -s", stdin=f"systemctl stop lab-undo-flap.timer 2>/dev/null; {arm}\n{do}")
+
+
+def _cut(settings: Settings, host: str, ways: str) -> tuple[str, str]:
     peer = address(settings, next(other for other in HOSTS if other != host))
     rules = {"in": f"iptables -w -A {CHAIN} -s {peer} -j DROP", "out": f"iptables -w -A {CHAIN} -d {peer} -j DROP"}
-    chosen = rules.values() if ways == "both" else [rules[ways]]
-    return fault(settings, host, "link", *_chain("\n".join(chosen)))
+    return _chain("\n".join(rules.values() if ways == "both" else [rules[ways]]))
 
 
 def link_lossy(settings: Settings, host: str = "kvm2", *, share: float = 0.05) -> Any:

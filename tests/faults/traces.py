@@ -74,6 +74,8 @@ def _in_swarm(rig: Rig) -> Iterable[str]:
         for node in client.nodes():
             labels = node["Spec"].get("Labels") or {}
             yield from (f"label {node['Description']['Hostname']} {key}={value}" for key, value in labels.items())
+        # How long it waits for a silent host, among others.
+        yield from (f"setting {line}" for line in _flat(client.inspect_swarm()["Spec"]))
 
 
 def _flat(value: Any, path: str = "") -> Iterable[str]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -112,3 +113,41 @@ def test_the_server_that_proves_a_backup_takes_no_writes_and_goes() -> None:
     assert created[created.index("--min-slaves-to-write") + 1] == "1"
     assert created[created.index("--network") + 1] == "none"
     assert host.ran[-1] == ["docker", "rm", "-f", "-v", "scratch"]
+
+
+#: A `docker` that lists containers from a file, and says of one of them that it runs and of one that it does not.
+DOCKER = """#!/bin/sh
+case "$1 $2" in
+"ps -aq") cat "$LISTED" ;;
+"inspect --format") case "$4" in hidden) echo true ;; ended) echo false ;; *) exit 1 ;; esac ;;
+"exec -u") echo "exec $4" >> "$LISTED.asked" ;;
+*) exit 9 ;;
+esac
+"""
+
+
+@pytest.fixture
+def daily(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """The configuration of a daily backup, with a `docker` that plays the engine after a full disk."""
+    (tmp_path / "docker").write_text(DOCKER)
+    (tmp_path / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("LISTED", str(tmp_path / "listed"))
+    settings = {"socket": "/tmp", "port": 5432, "superuser": "postgres", "user": "999", "programs": "/usr/bin"}
+    return {"service": "shop-db", "directory": str(tmp_path / "backups"), "keep": 7, **settings}
+
+
+def test_the_daily_backup_finds_a_server_that_the_engine_lists_as_not_started(
+    daily: dict[str, object], tmp_path: Path
+) -> None:
+    (tmp_path / "listed").write_text("removed\nended\nhidden\n")
+    assert pg_backup.back_up(daily).startswith("shop-db is backed up in ")
+    assert set((tmp_path / "listed.asked").read_text().split()) == {"exec", "hidden"}
+    [kept] = (tmp_path / "backups").iterdir()
+    assert (kept / "globals.sql").is_file()
+
+
+def test_the_daily_backup_does_nothing_where_the_service_does_not_run(daily: dict[str, object], tmp_path: Path) -> None:
+    (tmp_path / "listed").write_text("ended\n")
+    assert pg_backup.back_up(daily) == "shop-db does not run here: nothing to back up"
+    assert not (tmp_path / "backups").exists()

@@ -72,23 +72,37 @@ def checksum(path: str) -> dict[str, object]:
 
 def back_up(config: dict[str, object]) -> str:
     """Back the service up where it runs here. `config`: see Backup.schedule(). Returns a sentence. Raises OSError."""
-    asked = ["docker", "ps", "-q", "--filter", f"label=com.docker.swarm.service.name={config['service']}"]
-    container = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
-    if not container:
+    container = _running(str(config["service"]))
+    if container is None:
         return f"{config['service']} does not run here: nothing to back up"
     directory, name = str(config["directory"]), time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     place = Path(begin(directory, name))
-    files = [_dump(config, container[0], ["pg_dumpall", "--globals-only"], place / "globals.sql")]
+    files = [_dump(config, container, ["pg_dumpall", "--globals-only"], place / "globals.sql")]
     listed = "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY datname"
     psql = ["psql", "-X", "-A", "-t", "-d", "postgres", "-c", listed]
-    databases = subprocess.run(_in(config, container[0], psql), capture_output=True, text=True, check=True).stdout
+    databases = subprocess.run(_in(config, container, psql), capture_output=True, text=True, check=True).stdout
     for number, database in enumerate(databases.splitlines()):
         argv = ["pg_dump", "--format=custom", "--dbname", database]
-        files.append({**_dump(config, container[0], argv, place / f"{number}.dump"), "database": database})
+        files.append({**_dump(config, container, argv, place / f"{number}.dump"), "database": database})
     finish(
         directory, name, {"name": name, "at": time.time(), "proven": False, "files": files}, int(str(config["keep"]))
     )
     return f"{config['service']} is backed up in {place}"
+
+
+def _running(service: str) -> "str | None":
+    """Return the id of a service's running container, None if there is none.
+
+    Each is asked by itself: after a full disk the engine's list has running containers as not started, as long as they
+    are there, and a night without a backup would look like one on which the service runs elsewhere.
+    """
+    listed = ["docker", "ps", "-aq", "--no-trunc", "--filter", f"label=com.docker.swarm.service.name={service}"]
+    for container in subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split():
+        asked = ["docker", "inspect", "--format", "{{.State.Running}}", container]
+        # One that Swarm has just removed can't be asked any more.
+        if subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip() == "true":
+            return container
+    return None
 
 
 def _dump(config: dict[str, object], container: str, argv: list[str], path: Path) -> dict[str, object]:
