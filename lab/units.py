@@ -8,12 +8,14 @@ databases).
 from __future__ import annotations
 
 import base64
+import contextlib
 import copy
 import hashlib
 import json
 import re
 import secrets
 import shlex
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -213,8 +215,12 @@ def passwords(settings: Settings, unit: str) -> dict[str, str]:
     """Return the unit's passwords by role, made once for each lab: distinctive, so that tests can look for them."""
     file = settings.directory / f"unit-{unit}.json"
     if not file.exists():
-        file.touch(mode=0o600)
-        file.write_text(json.dumps({role: f"planted-{role}-{secrets.token_hex(8)}" for role in load()[unit]}))
+        # Whole or not at all: a run may be broken off here, or be one of two.
+        with tempfile.NamedTemporaryFile("w", dir=settings.directory) as fresh:  # for its owner only
+            json.dump({role: f"planted-{role}-{secrets.token_hex(8)}" for role in load()[unit]}, fresh)
+            fresh.flush()
+            with contextlib.suppress(FileExistsError):
+                file.hardlink_to(fresh.name)
     content: dict[str, str] = json.loads(file.read_text())
     return content
 

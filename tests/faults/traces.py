@@ -79,11 +79,11 @@ def _in_swarm(rig: Rig) -> Iterable[str]:
 
 
 def _flat(value: Any, path: str = "") -> Iterable[str]:
-    """Return a line for each leaf of a JSON value."""
-    if isinstance(value, dict) and value:
+    """Return a line for each leaf of a JSON value. Null and an empty object are the same to Docker, and no line."""
+    if isinstance(value, dict):
         for key, each in value.items():
             yield from _flat(each, f"{path}.{key}" if path else key)
-    else:
+    elif value is not None:
         yield f"{path}={json.dumps(value, sort_keys=True)}"
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import base64
 import json
+import stat
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -258,6 +260,37 @@ def test_a_run_says_what_the_module_said_last_of_a_unit(tmp_path: Path) -> None:
 def deployment(unit: str, way: str) -> Deployment:
     images = {name: f"registry:5000/{name}@sha256:1" for name in ("unit-postgres", "unit-redis", "unit-app")}
     return Deployment(unit, way, images, {role: f"word-of-{role}" for role in units.load()[unit]})
+
+
+def test_a_units_passwords_are_made_once_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = cast("Any", SimpleNamespace(directory=tmp_path))
+    file = tmp_path / "unit-saleor.json"
+
+    def broken_off(*_about: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(units.json, "dump", broken_off)
+        units.passwords(lab, "saleor")
+    assert not list(tmp_path.iterdir())
+    made = units.passwords(lab, "saleor")
+    assert list(made) == list(units.load()["saleor"])
+    assert len(set(made.values())) == len(made)
+    assert units.passwords(lab, "saleor") == made
+    assert list(tmp_path.iterdir()) == [file]
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_of_two_runs_that_make_passwords_both_have_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = cast("Any", SimpleNamespace(directory=tmp_path))
+    file, dump = tmp_path / "unit-saleor.json", units.json.dump
+
+    def other_first(*about: Any) -> None:
+        file.write_text('{"postgres": "word-of-the-other"}')
+        dump(*about)
+
+    monkeypatch.setattr(units.json, "dump", other_first)
+    assert units.passwords(lab, "saleor") == {"postgres": "word-of-the-other"}
 
 
 @pytest.mark.parametrize("unit", units.load())

@@ -45,7 +45,11 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.p
     quoted,
     sql_failed,
 )
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_switch import passes, refusal
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_switch import (
+    Switch,
+    passes,
+    refusal,
+)
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_words import explain, last_line
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import pg_backup, pg_data
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Step
@@ -484,3 +488,41 @@ def test_what_was_written_after_the_consumers_stop_is_found_before_the_promotion
         compared.probe()
     # After the promotion clients may write at any moment: nothing that they change is compared any more.
     assert [step.id for step in mover.verify()] == ["verify.db.identity", "verify.db.canary"]
+
+
+def switch_of(journal: Journal, source: str, timeline: int) -> Any:
+    """Return the context of a switch away from a host whose data ended on a timeline, when its stop was clean."""
+    data = {"system_id": "7342", "timeline": timeline, "checkpoint": timeline, "clean": True}
+    host = SimpleNamespace(call=lambda *_asked, **_about: data)
+    target = SimpleNamespace(name={"kvm4": "kvm2", "kvm2": "kvm4"}[source])
+    move = SimpleNamespace(journal=journal, source=SimpleNamespace(name=source, host=host), target=target)
+    return SimpleNamespace(
+        move=move,
+        part=SimpleNamespace(key="db", service="db"),
+        names=SimpleNamespace(slot=str, role="role"),
+        layout=lambda: LAYOUT,
+        paths=lambda _place: {"state": "parked"},
+        path=lambda *_about: "/parked",
+        mark=lambda *_about, **_facts: None,
+        step=lambda verb, what, title, node, probe, do=None, *_more, **_named: Step(what, title, node, probe, do),
+    )
+
+
+def test_a_switch_back_that_was_given_back_leaves_the_server_the_one_that_was_promoted(tmp_path: Path) -> None:
+    """It has noted where the promoted one stood when it stopped: it goes on from there, and nothing comes after it."""
+    journal = Journal("shop", "switch", tmp_path)
+    forth, back = switch_of(journal, "kvm4", 1), switch_of(journal, "kvm2", 2)
+    now = {"system_id": "7342", "timeline": 2, "read_write": True}
+    forth.running = lambda: SimpleNamespace(node="kvm2")
+    forth.primary = lambda: SimpleNamespace(ask=lambda _query: now)
+    mover = cast("Any", object.__new__(PostgresMover))
+    mover.move, mover.context, mover.part = forth.move, forth, forth.part
+    identity = mover._identity()
+    with pytest.raises(MoveError, match="not on kvm2"):
+        identity.probe()
+    for context in (forth, back):
+        Switch(context).fence().do(lambda *_told: None)
+        assert identity.probe()
+    now["timeline"] = 3
+    with pytest.raises(MoveError, match="timeline.: 3"):
+        identity.probe()

@@ -194,7 +194,7 @@ class PostgresMover(Mover):
 
     def _identity(self) -> Step:
         def same() -> bool:
-            token = self.move.journal.last("token", part=self.part.key)
+            token = Switch(self.context).token()
             running = self.context.running()
             if token is None or running is None or running.node != self.move.target.name:
                 where = "nowhere" if running is None else f"on {running.node}"
@@ -250,7 +250,7 @@ class PostgresMover(Mover):
         role = self.context.names.role
 
         def text() -> str:
-            token = self.move.journal.last("token", part=self.part.key) or {"timeline": 0}
+            token = Switch(self.context).token() or {"timeline": 0}
             return f"written on {self.move.target.name}, timeline {token['timeline'] + 1}"
 
         def written() -> bool:

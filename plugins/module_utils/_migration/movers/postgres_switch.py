@@ -119,7 +119,7 @@ class Switch:
                 message = f"the data of {context.part.service} changed after its stop: something else runs on it"
                 raise MoveError("written_after_stop", f"{message}; nothing was promoted")
             context.mark(source, copy="complete")
-            context.move.journal.write("token", part=context.part.key, **token)
+            context.move.journal.write("token", part=context.part.key, source=source.name, **token)
 
         title = "note where the source ended, and have its data only follow from now on"
         return context.step("switch", "fence", title, source.name, fenced, fence)
@@ -132,7 +132,9 @@ class Switch:
 
     def token(self) -> dict[str, Any] | None:
         """Return what pg_data.control() said of the source's data after its stop, None if it was not stopped yet."""
-        return self.context.move.journal.last("token", part=self.context.part.key)
+        # A switch the other way has its own; given back, it must not be taken for the one that was promoted from.
+        source = self.context.move.source.name
+        return self.context.move.journal.last("token", part=self.context.part.key, source=source)
 
     def _passes(self) -> bool:
         context, token = self.context, self._token()
