@@ -270,7 +270,7 @@ def test_a_units_passwords_are_made_once_and_whole(tmp_path: Path, monkeypatch: 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(units.json, "dump", broken_off)
+        patched.setattr(json, "dump", broken_off)
         units.passwords(lab, "saleor")
     assert not list(tmp_path.iterdir())
     made = units.passwords(lab, "saleor")
@@ -283,13 +283,13 @@ def test_a_units_passwords_are_made_once_and_whole(tmp_path: Path, monkeypatch: 
 
 def test_of_two_runs_that_make_passwords_both_have_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lab = cast("Any", SimpleNamespace(directory=tmp_path))
-    file, dump = tmp_path / "unit-saleor.json", units.json.dump
+    file, dump = tmp_path / "unit-saleor.json", json.dump
 
     def other_first(*about: Any) -> None:
         file.write_text('{"postgres": "word-of-the-other"}')
         dump(*about)
 
-    monkeypatch.setattr(units.json, "dump", other_first)
+    monkeypatch.setattr(json, "dump", other_first)
     assert units.passwords(lab, "saleor") == {"postgres": "word-of-the-other"}
 
 

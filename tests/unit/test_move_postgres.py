@@ -521,7 +521,7 @@ def test_a_switch_back_that_was_given_back_leaves_the_server_the_one_that_was_pr
     with pytest.raises(MoveError, match="not on kvm2"):
         identity.probe()
     for context in (forth, back):
-        Switch(context).fence().do(lambda *_told: None)
+        Switch(context).fence().do(lambda **_told: None)
         assert identity.probe()
     now["timeline"] = 3
     with pytest.raises(MoveError, match=r'timeline": 3'):
