@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lab import hosts, units
+from lab import estate, hosts, units
 from lab.engine import Engine
 from lab.run import LabError
 from lab.settings import HOSTS, PROJECT, Settings
@@ -26,8 +26,10 @@ from tests.faults.tools import STATE
 PLAYBOOK = PROJECT / "playbooks" / "migrate.yml"
 SNAPSHOT = "/var/lib/lab-snapshot"
 PLAY_SECONDS = 600
-#: Docker's own: a node that is silent for three of them counts as lost.
-USUAL_HEARTBEAT = "5s"
+#: Docker's own, in nanoseconds: a node that is silent for three of them counts as lost.
+USUAL_HEARTBEAT = 5 * 10**9
+#: The Swarm's label with its heartbeat of before a move.
+PATIENCE = "evenkeel.heartbeat"
 #: For faults that kill Redis itself: without a log of its own it loses what it had acknowledged, move or not.
 DURABLE = {"redis": {"REDIS_OPTIONS": "--appendonly yes --appendfsync always"}}
 _HOLDERS = f'for f in /proc/[0-9]*/fd/*; do [ "$(readlink "$f")" = {STATE}/lock ] && echo "$f"; done 2>/dev/null; true'
@@ -152,11 +154,11 @@ class Rig:
         ledger.stop(self.settings)
         two_sides.stop(self.settings)
         units.down(self.settings, self.unit)
+        _wait_as_usual(self.settings)
         volumes = " ".join(self.deployed.volumes())
         script = f"""
             set -e
             [ -d {SNAPSHOT} ]
-            docker swarm update --dispatcher-heartbeat {USUAL_HEARTBEAT} >/dev/null
             root=$(docker info --format '{{{{.DockerRootDir}}}}')
             for volume in {volumes}; do
                 docker volume create "$volume" >/dev/null
@@ -326,7 +328,7 @@ class Rig:
             done
             systemctl list-units --all --plain --no-legend 'evenkeel-*-{self.unit}*' | awk '{{print "unit " $1}}'
             docker secret ls -q --filter label={units.MOVES}={self.unit} 2>/dev/null | sed 's/^/secret /'
-            docker info --format '{{{{json .Swarm.Cluster}}}}' | grep -o 'evenkeel[.]heartbeat' | sed 's/^/label /'
+            docker info --format '{{{{json .Swarm.Cluster}}}}' | grep -oF '{PATIENCE}' | sed 's/^/label /'
             true"""
         told = {host: hosts.ssh(self.settings, host, "sh -s", stdin=script).splitlines() for host in HOSTS}
         return [
@@ -352,6 +354,16 @@ def heal(settings: Settings) -> None:
     # Swarm notices only seconds later; until then a verb rightly says that a node is not ready.
     ready = "docker node ls --format '{{.Status}}' | sort -u"
     hosts.ssh(settings, MANAGER, f'until [ "$({ready})" = Ready ]; do sleep 0.2; done')
+
+
+def _wait_as_usual(settings: Settings) -> None:
+    """Have the Swarm wait for a silent host as long as it usually does, and forget what a move has noted of that."""
+    with estate.api(settings, MANAGER) as client:
+        swarm = client.inspect_swarm()
+        spec = swarm["Spec"]
+        labels = {key: value for key, value in (spec.get("Labels") or {}).items() if key != PATIENCE}
+        dispatcher = {**(spec.get("Dispatcher") or {}), "HeartbeatPeriod": USUAL_HEARTBEAT}
+        client.update_swarm(swarm["Version"]["Index"], {**spec, "Labels": labels, "Dispatcher": dispatcher})
 
 
 def _loads(line: str) -> dict[str, Any] | None:
