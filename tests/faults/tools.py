@@ -103,6 +103,11 @@ def kill_dockerd(settings: Settings, host: str) -> None:
     hosts.ssh(settings, host, "kill -9 $(cat /run/docker.pid)")
 
 
+def restart_dockerd(settings: Settings, host: str) -> None:
+    """Restart the Docker engine of a host, as an operator does."""
+    hosts.ssh(settings, host, "systemctl reset-failed docker; systemctl restart docker")
+
+
 def engine_back(settings: Settings, host: str) -> None:
     """Wait until a host's Docker engine answers."""
     wait = "systemctl reset-failed docker; systemctl start docker; until docker node ls >/dev/null 2>&1 ||"

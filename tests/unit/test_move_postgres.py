@@ -320,6 +320,7 @@ def test_kept_wal_is_bounded_by_the_disk() -> None:
     [
         ("pg_basebackup: error: could not write to file: No space left on device", "disk_full"),
         ('FATAL:  password authentication failed for user "evenkeel_shop_db"', "wrong_password"),
+        ('connection to server at "tasks.db" failed: fe_sendauth: no password supplied', "no_secret"),
         ('FATAL:  role "evenkeel_shop_db" does not exist', "no_role"),
         ('FATAL:  no pg_hba.conf entry for replication connection from host "10.0.1.7"', "not_let_in"),
         ("FATAL: requested WAL segment 000000010000000000000003 has already been removed", "wal_lost"),

@@ -94,6 +94,30 @@ def test_a_copy_that_met_an_address_of_before_is_waited_for(monkeypatch: pytest.
         assert patience < unseen.now < patience + 2
 
 
+BARE_LOG = "could not connect to the primary server: fe_sendauth: no password supplied"
+
+
+def test_a_copy_without_its_secret_is_made_anew_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen with an engine that was killed while it made the companion's container: it ran without any secret."""
+    unseen = Unseen(monkeypatch, BARE_LOG, looks=10**6)
+    done: list[str] = []
+
+    def stop(_place: object) -> None:
+        done.append("stop")
+        unseen.looks = 20
+
+    monkeypatch.setattr(unseen.copy.context, "stop_companion", stop, raising=False)
+    monkeypatch.setattr(unseen.copy, "start", lambda: done.append("start"))
+    unseen.copy._catch_up(lambda **_numbers: None)
+    assert done == ["start", "stop", "start"]
+
+    unseen.looks, unseen.standbys = 10**6, ["there", None, None]
+    monkeypatch.setattr(unseen.copy.context, "stop_companion", lambda _place: None)
+    with pytest.raises(MoveError, match="without its secret") as caught:
+        unseen.copy._catch_up(lambda **_numbers: None)
+    assert caught.value.code == "no_secret", "once: what a second one does not end is said"
+
+
 def test_a_standby_does_not_try_an_address_of_before_for_minutes() -> None:
     context = SimpleNamespace(
         names=Names("shop", "db"), layout=lambda: LAYOUT, part=SimpleNamespace(service="db"), passfile="/run/secrets/p"

@@ -32,6 +32,9 @@ if ( : < "$directory" ) 2>/dev/null && command -v flock >/dev/null; then
 fi
 exec "$@"
 """
+#: What to do where a companion can't reach the service. An engine that was killed twice within seconds may be told by
+#: the others that its own node is gone, and then lacks their addresses until it is restarted (seen on Docker 26.1).
+LOOK_AT_LINK = "look at the link (7946 tcp and udp, 4789 udp) and, if Docker was killed lately, restart it there"
 # Beyond the grace: what Swarm and the engine take to notice, kill and remove.
 STOP_MARGIN = 30.0
 # A task that Swarm still works on moves on sooner: images and data are there already.

@@ -15,6 +15,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.b
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_context import Context
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_server import Server, literal
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_words import (
+    BARE,
     PASSING,
     explain,
     last_line,
@@ -218,13 +219,20 @@ class Copy:
 
     def _catch_up(self, tell: Tell) -> None:
         self.start()
-        began = time.monotonic()
+        began, renewed = time.monotonic(), False
         while not self._is_near():
             found = self.stream()
             waited = time.monotonic() - began
             if found is None and waited > _TROUBLE_SECONDS:
                 # What was said before belongs to the last switch, in which the service was off.
                 trouble = self.trouble(since=waited)
+                if trouble is not None and trouble[0] == BARE and not renewed:
+                    # An engine that was killed between making a task's container and giving it its secrets starts it
+                    # without them once it is back, and Swarm calls that running (seen on Docker 26.1).
+                    self.context.stop_companion(self.place)
+                    self.start()
+                    began, renewed = time.monotonic(), True
+                    continue
                 lasting = trouble is not None and trouble[0] not in PASSING
                 if lasting or waited > _STREAMING_SECONDS:
                     code, sentence = trouble or ("not_streaming", last_line(self.context.last_words(self.place)))

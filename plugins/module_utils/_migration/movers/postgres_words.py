@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import re
 
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.companion import LOOK_AT_LINK
+
 #: PostgreSQL's words for a disk that is full.
 FULL = r"No space left on device|Disk quota exceeded"
+#: Code of trouble that only a new container ends.
+BARE = "no_secret"
 _MEANINGS = (
     (
         FULL,
@@ -16,7 +20,14 @@ _MEANINGS = (
         "the disk of {place} is full: make room there, then run precopy again",
     ),
     (
-        r"password authentication failed|no password supplied",
+        # The passfile is written whole before a container can be made with it.
+        r"no password supplied",
+        BARE,
+        "its container on {place} was made without its secret, as Docker does when it is killed just then:"
+        " run precopy again",
+    ),
+    (
+        r"password authentication failed",
         "wrong_password",
         "the replication role's password is not the one in the secret: run precopy again",
     ),
@@ -53,7 +64,7 @@ _MEANINGS = (
     (
         r"could not translate host name|could not connect to server|connection to server .* failed",
         "source_unreachable",
-        "the source can't be reached from {place} over the overlay network: look at the link, then run precopy again",
+        f"the source can't be reached from {{place}} over the overlay network: {LOOK_AT_LINK}; then run precopy again",
     ),
     (
         r"recovery aborted because of insufficient parameter settings",

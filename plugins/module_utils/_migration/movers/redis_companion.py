@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.companion import (
+    LOOK_AT_LINK,
     companion_spec,
     cut,
     start_companion,
@@ -29,6 +31,8 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk imp
 #: it may try an address of before, as Swarm's DNS has named a task that was just ending.
 STUCK = 90
 _CONFIG = "evenkeel-redis.conf"
+# A replica's words when the service can't be reached.
+_UNREACHABLE = r"connect to MASTER|connecting to the MASTER|condition on socket for SYNC"
 
 
 class Companion:
@@ -192,7 +196,9 @@ class Companion:
         said = self.place.host.run(["docker", "logs", "--tail", "20", container], check=False) if container else None
         # What Redis warns of has this mark in its log.
         lines = [line for line in (said.out + said.err).splitlines() if " # " in line] if said else []
-        why = "; ".join([*([silent] if silent else []), lines[-1].strip() if lines else "its log says nothing"])
+        last = lines[-1].strip() if lines else "its log says nothing"
+        hint = [LOOK_AT_LINK] if re.search(_UNREACHABLE, last) else []
+        why = "; ".join([*([silent] if silent else []), last, *hint])
         raise MoveError("replica_stuck", f"the copy on {self.place.name} came no nearer for {STUCK} s: {why}")
 
 
