@@ -34,6 +34,14 @@ PATIENCE = "evenkeel.heartbeat"
 DURABLE = {"redis": {"REDIS_OPTIONS": "--appendonly yes --appendfsync always"}}
 _HOLDERS = f'for f in /proc/[0-9]*/fd/*; do [ "$(readlink "$f")" = {STATE}/lock ] && echo "$f"; done 2>/dev/null; true'
 
+# Docker's own word for each of them: its list may hide one that runs.
+_FORGOTTEN = (
+    "ctr -n moby task ls | awk '$3 == \"RUNNING\" { print $1 }' | while read -r task; do"
+    ' [ "$(docker inspect -f \'{{.State.Running}}\' "$task" 2>/dev/null)" = true ] || echo "$task"; done'
+)
+#: One that is just starting or ending is known within this time, in seconds.
+_KNOWN_SECONDS = 5
+
 
 @dataclass
 class Play:
@@ -154,6 +162,9 @@ class Rig:
         ledger.stop(self.settings)
         two_sides.stop(self.settings)
         units.down(self.settings, self.unit)
+        for host in HOSTS:
+            for task in forgotten(self.settings, host):
+                hosts.ssh(self.settings, host, f"ctr -n moby task kill -s KILL {task}")
         _wait_as_usual(self.settings)
         volumes = " ".join(self.deployed.volumes())
         script = f"""
@@ -313,6 +324,10 @@ class Rig:
             live = [host for host, state in states.items() if state in ("live", "both")]
             if live != [place] or "both" in states.values():
                 found.append(f"volume {volume} is {states}, not live on {place} alone")
+        for host in HOSTS:
+            unknown = [task[:12] for task in forgotten(self.settings, host)]
+            if unknown:
+                found.append(f"on {host} run containers that Docker does not know: {unknown}")
         if self.leases() not in ([place], []):
             found.append(f"the lease is on {self.leases()}, not on {place}")
         return found
@@ -337,6 +352,16 @@ class Rig:
             for line in lines
             if host != place or not line.startswith("volume ")
         ]
+
+
+def forgotten(settings: Settings, host: str) -> list[str]:
+    """Return the ids of the containers on a host that run without Docker's knowing it."""
+    deadline = time.monotonic() + _KNOWN_SECONDS
+    while found := hosts.ssh(settings, host, _FORGOTTEN).split():
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.5)
+    return found
 
 
 def heal(settings: Settings) -> None:

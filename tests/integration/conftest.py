@@ -103,3 +103,20 @@ def service(swarm: Swarm, app_image: str) -> Iterator[Callable[..., str]]:
     ids = {swarm.remove(name) for name in made}
     # Their tasks outlive them for a moment, and would count in the next test's sums.
     wait_for(lambda: not ids & {task["ServiceID"] for task in swarm.client.tasks()}, 30, "removed tasks")
+
+
+@pytest.fixture(scope="module")
+def network(swarm: Swarm) -> Iterator[str]:
+    """Make an overlay network for a module's tests; returns its name."""
+    name = f"m{uuid.uuid4().hex[:6]}-net"
+    swarm.client.create_network(name, driver="overlay", attachable=True, scope="swarm")
+    yield name
+    wait_for(lambda: _network_removed(swarm, name), 60, "the network to be free")
+
+
+def _network_removed(swarm: Swarm, name: str) -> bool:
+    try:
+        swarm.client.remove_network(name)
+    except Exception:
+        return not swarm.client.networks(names=[name])
+    return True

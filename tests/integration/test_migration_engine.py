@@ -311,6 +311,50 @@ def test_a_switch_that_fails_gives_the_unit_back_and_says_so(copied: Unit) -> No
     assert copied.watcher() == ""
 
 
+#: Kills the engine of its host as soon as the next container's program has begun: the engine has not noted that yet.
+KILLER = """
+import os, signal, sys, time
+tasks, engine = "/run/containerd/io.containerd.runtime.v2.task/moby", int(open("/run/docker.pid").read())
+before, deadline = set(os.listdir(tasks)), time.monotonic() + 60
+while time.monotonic() < deadline:
+    for task in set(os.listdir(tasks)) - before:
+        try:
+            program = os.readlink(f"/proc/{int(open(f'{tasks}/{task}/init.pid').read())}/exe")
+        except (OSError, ValueError):
+            continue
+        if program != "/" and "runc" not in program:
+            os.kill(engine, signal.SIGKILL)
+            print(task)
+            sys.exit()
+"""
+
+
+def test_a_container_that_docker_has_forgotten_does_not_go_on_writing(
+    network: str, unit: Unit, swarm: Swarm, on_host: OnHost
+) -> None:
+    """Two writers on one volume: on Docker 26.1 a kill -9 as it starts a container in an overlay network leaves one."""
+    swarm.update(unit.service, lambda spec: spec["TaskTemplate"].update(Networks=[{"Target": network}]))
+    wait_for(lambda: unit.nodes() == ["kvm4"], 60, "the service in its network")
+    made = unit.play("prepare")
+    assert made.status == 0, made.text
+    unit.act("precopy")
+    on_host("kvm2", "systemctl reset-failed docker; cat > /tmp/killer.py", stdin=KILLER)
+    on_host("kvm2", "python3 /tmp/killer.py >/tmp/killed 2>&1 </dev/null &")
+    unit.run("switch", deadline=900)
+    on_host("kvm2", "until docker info >/dev/null 2>&1; do sleep 0.2; done")
+    forgotten = on_host("kvm2", "cat /tmp/killed; rm -f /tmp/killed /tmp/killer.py").strip()
+    assert forgotten, "Docker was not killed"
+    unit.act("switch")
+    assert unit.act("status")["runs_on"] == "kvm2"
+    assert "orphans_ended" in unit.events(), "its kill left none: nothing was tried"
+    processes = on_host("kvm2", f"grep -l {forgotten} /proc/[0-9]*/cgroup 2>/dev/null; true").split()
+    assert processes == []
+    seen = len(unit.log("kvm2"))
+    wait_for(lambda: len(unit.log("kvm2")) > seen + 20, 10, "new lines")
+    lines = unit.log("kvm2")[seen:]
+    assert lines == list(range(lines[0], lines[0] + len(lines))), "one writer alone"
+
+
 def test_two_operators_at_once(copied: Unit) -> None:
     hold = threading.Thread(target=copied.on_host, args=("kvm4", f"flock {STATE}/lock sleep 15"))
     hold.start()

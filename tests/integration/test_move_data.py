@@ -31,22 +31,6 @@ def bench(lab: Settings, on_host: OnHost, swarm: Swarm) -> Bench:
     return bench
 
 
-@pytest.fixture(scope="module")
-def network(swarm: Swarm) -> Iterator[str]:
-    name = f"m{uuid.uuid4().hex[:6]}-net"
-    swarm.client.create_network(name, driver="overlay", attachable=True, scope="swarm")
-    yield name
-    wait_for(lambda: _network_removed(swarm, name), 60, "the network to be free")
-
-
-def _network_removed(swarm: Swarm, name: str) -> bool:
-    try:
-        swarm.client.remove_network(name)
-    except Exception:
-        return not swarm.client.networks(names=[name])
-    return True
-
-
 @pytest.fixture
 def unit(swarm: Swarm, on_host: OnHost) -> Iterator[str]:
     name = f"m{uuid.uuid4().hex[:6]}"

@@ -14,7 +14,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration import stopping
@@ -125,3 +126,107 @@ def test_containers_are_asked_not_listed(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(containers, "_request", request)
     assert containers.running(["db"]) == ["hidden", "plain", "kept"]
     assert set(containers.mounting(["data"])) == {"hidden", "plain", "kept", "other"}
+
+
+class Kernel:
+    """A process table below a directory, with containers that have something mounted."""
+
+    def __init__(self, tmp: Path) -> None:
+        self.proc, self.docker = tmp / "proc", tmp / "docker"
+        self.add("self", "host", "/init.scope", {})
+
+    def directory(self, *parts: str) -> Path:
+        path = self.docker.joinpath(*parts)
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def add(self, pid: str, space: str, cgroup: str, mounts: dict[str, Path]) -> None:
+        """Add a process. `mounts`: where in it -> what."""
+        process = self.proc / pid
+        (process / "ns").mkdir(parents=True)
+        (process / "ns/mnt").symlink_to(f"mnt:[{space}]")
+        (process / "cgroup").write_text(f"0::{cgroup}\n")
+        # As of a file system that is mounted at `docker`.
+        lines = [
+            f"7 1 0:5 /{path.relative_to(self.docker)} {at} rw - ext4 /dev/x rw\n".replace("a b", "a\\040b")
+            for at, path in mounts.items()
+        ]
+        (process / "mountinfo").write_text("6 1 0:4 / / rw - overlay overlay rw\n" + "".join(lines))
+        for at, path in mounts.items():
+            there = process / f"root{at}"
+            there.parent.mkdir(parents=True, exist_ok=True)
+            there.symlink_to(path)
+
+
+FORGOTTEN, KNOWN, PODMANS, DEEPER = ("f" * 64, "a" * 64, "b" * 64, "d" * 64)
+
+
+def test_who_has_a_directory_is_asked_of_the_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that was killed while it started a container does not know that it runs."""
+    kernel = Kernel(tmp_path)
+    live, parked = kernel.directory("volumes", "db", "_data"), kernel.directory("evenkeel", "db", "data")
+    other, theirs = kernel.directory("volumes", "web", "_data"), kernel.directory("podman", "volumes", "db", "_data")
+    part = kernel.directory("volumes", "db", "_data", "part")
+    kernel.add("10", "1", f"/system.slice/docker-{FORGOTTEN}.scope", {"/var/lib/a b": parked})
+    kernel.add("11", "1", f"/system.slice/docker-{FORGOTTEN}.scope", {"/var/lib/a b": parked})
+    kernel.add("20", "2", f"/docker/{KNOWN}", {"/data": live})
+    kernel.add("30", "3", f"/machine.slice/libpod-{PODMANS}.scope", {"/data": theirs})
+    kernel.add("40", "4", f"/docker/{DEEPER}", {"/data": part})
+    kernel.add("50", "5", f"/docker/{'e' * 64}", {"/data": other})
+    kernel.add("60", "6", "/user.slice", {"/data": live})
+    (kernel.proc / "70").mkdir()  # has just ended
+    monkeypatch.setattr(containers, "_PROC", kernel.proc)
+    monkeypatch.setattr(containers, "_look", lambda each: {"State": {"Running": True}} if each == KNOWN else {})
+    assert containers._having([str(live), str(parked)]) == {FORGOTTEN, KNOWN, DEEPER}
+    assert containers.orphans([str(live), str(parked)]) == [DEEPER, FORGOTTEN]
+    assert containers.orphans([str(other), str(tmp_path / "none/of/these")]) == ["e" * 64]
+
+
+def test_one_that_the_engine_comes_to_know_is_no_orphan_and_others_are_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    known: list[bool] = []
+    killed: list[str] = []
+    monkeypatch.setattr(containers, "_MOMENT", 0.5)
+    monkeypatch.setattr(containers, "_having", lambda _directories: {FORGOTTEN})
+    monkeypatch.setattr(containers, "_kill", killed.append)
+
+    def look(_container: str) -> dict[str, dict[str, bool]]:
+        known.append(len(known) > 1)
+        return {"State": {"Running": known[-1]}}
+
+    monkeypatch.setattr(containers, "_look", look)
+    assert containers.end_orphans(["/d"]) == []
+    assert killed == []
+    monkeypatch.setattr(containers, "_look", lambda _container: {})
+    assert containers.end_orphans(["/d"]) == killed == [FORGOTTEN]
+
+
+def test_a_forgotten_containers_processes_are_killed_and_seen_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path("/proc")
+    with subprocess.Popen([sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        (tmp_path / str(process.pid)).mkdir()
+        monkeypatch.setattr(containers, "_PROC", tmp_path)
+        # Its control group is that of the tests.
+        group = (real / str(process.pid) / "cgroup").read_text().strip().rpartition("::")[2]
+        containers._kill(group)
+        assert process.wait(5) == -9
+
+
+def test_data_go_live_when_no_forgotten_container_has_them() -> None:
+    asked: list[tuple[str, Any]] = []
+
+    class Host:
+        def call(self, _module: Any, function: str, **arguments: Any) -> Any:
+            asked.append((function, arguments))
+            return []
+
+    stopping.bring_live(cast("Any", Host()), "/docker", "db")
+    directories = ["/docker/volumes/db/_data", "/docker/evenkeel/db/data"]
+    assert asked == [
+        ("end_orphans", {"directories": directories}),
+        ("bring_live", {"root": "/docker", "volume": "db"}),
+    ]
+    assert stopping.orphans(cast("Any", Host()), "/docker", []) == []

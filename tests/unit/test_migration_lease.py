@@ -49,7 +49,13 @@ class Swarm:
 class Around:
     """A journal and a place, as far as a stop asks for them."""
 
-    host, name, verb, node = None, "kvm4", "switch", type("Node", (), {"id": "n"})
+    host, root, name, verb, node = None, "/docker", "kvm4", "switch", type("Node", (), {"id": "n"})
+
+    def __init__(self) -> None:
+        self.written: list[tuple[str, dict[str, Any]]] = []
+
+    def write(self, event: str, **fields: Any) -> None:
+        self.written.append((event, fields))
 
     def before(self, _key: str, _value: object) -> int:
         return 1
@@ -88,6 +94,8 @@ def starting(monkeypatch: Any, swarm: Swarm, there: set[str]) -> Move:
     monkeypatch.setattr(lease, "_on_its_way", lambda _move, _service, _place: False)
     monkeypatch.setattr(lease, "_wait_for_start", lambda *_all: None)
     monkeypatch.setattr(lease, "_runs_only_at", lambda *_all: True)
+    monkeypatch.setattr(lease, "orphans", lambda _host, _root, _volumes: [])
+    monkeypatch.setattr(lease, "end_orphans", lambda _host, _root, _volumes: [])
     return move
 
 
@@ -120,6 +128,32 @@ def test_a_redeploy_between_the_look_for_strays_and_the_start_is_looked_at_anew(
     lease.start(move, "db", cast("Any", Around())).do(lambda **_numbers: None)
     assert looks == 2
     assert swarm.spec["TaskTemplate"]["ContainerSpec"]["Image"] == "db:2"
+
+
+def test_a_start_is_not_over_while_a_forgotten_container_has_the_data(monkeypatch: Any) -> None:
+    """Docker was killed as it started it, and Swarm started another beside it."""
+    swarm, forgotten, told = Swarm(), ["f" * 64], list[str]()
+    swarm.spec["TaskTemplate"]["ContainerSpec"]["Mounts"] = [{"Type": "volume", "Source": "data", "Target": "/data"}]
+    move = starting(monkeypatch, swarm, {"db:1"})
+
+    def end(_host: object, root: str, volumes: list[str]) -> list[str]:
+        assert (root, volumes) == ("/docker", ["data"])
+        ended = [*forgotten]
+        forgotten.clear()
+        return ended
+
+    monkeypatch.setattr(lease, "_wait_for_strays", lambda _move, _specs: None)
+    monkeypatch.setattr(lease, "orphans", lambda _host, _root, _volumes: forgotten)
+    monkeypatch.setattr(lease, "end_orphans", end)
+    step = lease.start(move, "db", cast("Any", Around()))
+    swarm.spec["Mode"]["Replicated"]["Replicas"] = 1
+    assert not step.probe()
+    step.do(lambda **numbers: told.append(str(numbers["text"])))
+    assert step.probe()
+    assert cast("Any", move).journal.written == [
+        ("orphans_ended", {"service": "db", "node": "kvm4", "containers": ["f" * 64]})
+    ]
+    assert told[-1] == "ended on kvm4, as Docker had forgotten that it runs: ffffffffffff"
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,7 @@ def test_a_replica_that_is_stuck_says_why_it_tells_nothing(
     monkeypatch: pytest.MonkeyPatch, log: str, said: str
 ) -> None:
     host = SimpleNamespace(run=lambda *_argv, **_options: SimpleNamespace(out=f"{log}\n", err=""))
-    place = SimpleNamespace(name="kvm2", host=host)
+    place = SimpleNamespace(name="kvm2", host=host, root="/docker")
 
     def info(_place: Any, _container: str) -> None:
         raise MoveError("call_failed", "the server wants a password")
@@ -191,7 +191,7 @@ def test_a_replica_that_is_stuck_says_why_it_tells_nothing(
     servers = SimpleNamespace(
         move=SimpleNamespace(cluster=None),
         part=SimpleNamespace(service="cache"),
-        volume=SimpleNamespace(path=lambda _place: "/parked"),
+        volume=SimpleNamespace(name="data", path=lambda _place: "/parked"),
         companion=lambda _place: "evenkeel-cache",
         companion_container=lambda _place: "c1",
         companion_running=lambda _place: "c1",
@@ -199,6 +199,7 @@ def test_a_replica_that_is_stuck_says_why_it_tells_nothing(
     )
     monkeypatch.setattr(redis_companion, "STUCK", 0)
     monkeypatch.setattr(redis_companion, "require_room", lambda *_arguments: None)
+    monkeypatch.setattr(redis_companion, "end_orphans", lambda *_arguments: [])
     companion = redis_companion.Companion(cast(Servers, servers), cast(Place, place), cast(Place, place))
     with pytest.raises(MoveError, match=f"the server wants a password; .*{said}"):
         companion.wait_for_link(lambda **_numbers: None)

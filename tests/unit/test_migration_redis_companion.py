@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers import redis_companion
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Place
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.redis_companion import Companion
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.redis_servers import Servers
@@ -27,7 +28,7 @@ class Host:
 class Everything:
     """What a companion asks of its move. `answer`: INFO of the replica."""
 
-    name = "kvm2"
+    name, root = "kvm2", "/docker"
 
     def __init__(self, host: Host, answer: dict[str, str] | MoveError) -> None:
         self.host, self.answer = host, answer
@@ -128,6 +129,7 @@ def test_a_replica_that_tries_an_address_of_before_is_not_stuck_yet(monkeypatch:
 
     monkeypatch.setattr("time.sleep", sleep)
     monkeypatch.setattr("time.monotonic", lambda: now)
+    monkeypatch.setattr(redis_companion, "end_orphans", lambda *_arguments: [])
     replica = companion(Host([]), {"master_link_status": "down", "loading": "0"})
     replica.wait_for_link(lambda **_numbers: None)
     assert 65 < now < 66

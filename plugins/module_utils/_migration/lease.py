@@ -35,13 +35,19 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.pin impo
     holds_data,
     image_of,
     is_pinned,
+    named_volumes,
     pinned,
     released,
     stop_grace,
     unpinned,
     woken,
 )
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.stopping import containers_of, stop_containers
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.stopping import (
+    containers_of,
+    end_orphans,
+    orphans,
+    stop_containers,
+)
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Stage, Step, Tell, wait_until
 from ansible_collections.evenkeel.swarm.plugins.module_utils._swarm import CONFLICT_TRIES
 from ansible_collections.evenkeel.swarm.plugins.module_utils._tasks import is_over, occupies_node
@@ -297,6 +303,8 @@ def stop(move: Move, service: str) -> Step:
         remember_running(move, image_of(move.cluster.service(service)["Spec"]), service)
         tell(text=f"{service} has {grace:g} s to stop by itself")
         wait_until(none_left, grace + STOP_MARGIN, f"{service} to stop", every=0.05)
+        for place in places:
+            _end_orphans(move, service, place, tell)
         nonlocal tried
         tried = True
 
@@ -358,7 +366,8 @@ def start(move: Move, service: str, place: Place) -> Step:
     def probe() -> bool:
         spec = move.cluster.service(service)["Spec"]
         wanted = _unless_missing(lambda: _started(move, spec, place, known))
-        return wanted == spec and _runs_only_at(move, service, place)
+        alone = wanted == spec and _runs_only_at(move, service, place)
+        return alone and not orphans(place.host, place.root, list(named_volumes(spec)))
 
     def do(tell: Tell) -> None:
         found = move.cluster.service(service)
@@ -369,6 +378,7 @@ def start(move: Move, service: str, place: Place) -> Step:
         _let_start(move, service, place, known)
         tell(text=f"{service} is starting on {place.name}")
         _wait_for_start(move, service, place, earlier)
+        _end_orphans(move, service, place, tell)
 
     return Step(
         id=_id(move, service, f"start-{place.name}"),
@@ -490,6 +500,15 @@ def _wait_for_start(move: Move, service: str, place: Place, earlier: frozenset[s
 
 
 _FAILED = ("failed", "rejected")
+
+
+def _end_orphans(move: Move, service: str, place: Place, tell: Tell) -> None:
+    """End what runs on a service's data beside the containers that Docker knows: it was killed when it started them."""
+    ended = end_orphans(place.host, place.root, list(named_volumes(move.cluster.service(service)["Spec"])))
+    if ended:
+        move.journal.write("orphans_ended", service=service, node=place.name, containers=ended)
+        names = ", ".join(each[:12] for each in ended)
+        tell(text=f"ended on {place.name}, as Docker had forgotten that it runs: {names}")
 
 
 def _wait_for_strays(move: Move, services: Mapping[str, Spec]) -> None:

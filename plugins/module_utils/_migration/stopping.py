@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import Host
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import containers
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import containers, copies
 
 # Beyond the grace: what the engine takes to kill and to answer, and the way there.
 _ANSWER_SECONDS = 45
@@ -41,3 +41,28 @@ def stop_containers(host: Host, service: str, grace: float) -> bool:
     stopped = host.call(containers, "stop", timeout=grace + _ANSWER_SECONDS, service=service, grace=grace)
     _ended.update(stopped["ended"])
     return not set(stopped["left"]) - _ended
+
+
+def end_orphans(host: Host, root: str, volumes: Sequence[str]) -> list[str]:
+    """Kill the containers that an engine has forgotten with a volume's data, live or parked; returns their ids.
+
+    `root`: the engine's directory. Neither the engine nor Swarm would ever end one, and what is started on the same
+    data would have it for company.
+    """
+    return _orphans(host, "end_orphans", root, volumes)
+
+
+def orphans(host: Host, root: str, volumes: Sequence[str]) -> list[str]:
+    """Return the ids of the containers that an engine has forgotten with a volume's data, or is about to know."""
+    return _orphans(host, "orphans", root, volumes)
+
+
+def _orphans(host: Host, function: str, root: str, volumes: Sequence[str]) -> list[str]:
+    directories = [str(path) for volume in volumes for path in copies.paths(root, volume)]
+    return list(host.call(containers, function, directories=directories)) if directories else []
+
+
+def bring_live(host: Host, root: str, volume: str) -> None:
+    """Put a volume's parked data where containers find it, once no forgotten container has it."""
+    end_orphans(host, root, [volume])
+    host.call(copies, "bring_live", root=root, volume=volume)

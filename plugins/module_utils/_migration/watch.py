@@ -22,7 +22,15 @@ from types import ModuleType
 from typing import Any
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils import _engine
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration import calls, errors, host, journal, talk, walk
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration import (
+    calls,
+    errors,
+    host,
+    journal,
+    stopping,
+    talk,
+    walk,
+)
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.calls import source_of
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import (
@@ -34,7 +42,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host 
 
 _MODULES: tuple[ModuleType, ...] = (
     *(_engine, errors, host, calls, talk, journal, walk),
-    *(answering, containers, copies, give_back),
+    *(answering, containers, copies, stopping, give_back),
 )
 _RETRY_SECONDS = 5
 

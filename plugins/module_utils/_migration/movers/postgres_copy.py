@@ -21,6 +21,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.p
     last_line,
 )
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import copies, pg_data
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.stopping import end_orphans
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Step, Tell, wait_until
 
 _COPY_SECONDS = 24 * 3600.0
@@ -209,6 +210,7 @@ class Copy:
         there = context.move.cluster.find_service(wanted["Name"])
         if there is not None and _essence(there["Spec"]) != _essence(wanted):
             context.stop_companion(self.place)
+        end_orphans(self.place.host, self.place.root, [context.layout().volume])
         start_companion(context.move.cluster, wanted)
 
     def _is_near(self) -> bool:

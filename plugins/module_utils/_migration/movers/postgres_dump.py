@@ -27,6 +27,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.p
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.postgres_switch import Switch
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import copies, pg_data
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.pour import pour
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.stopping import bring_live
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Stage, Step, Tell
 
 #: Bytes a second of a dump and its restore together: a guess nobody measured, for the estimate of the outage only.
@@ -206,7 +207,7 @@ class DumpMover(PostgresMover):
             marker = context.look(target, copies.PARKED)["marker"]
             if not context.is_ours(marker) or not marker.get("restored"):
                 raise MoveError("not_restored", f"nothing was restored on {target.name}: run switch again")
-            target.host.call(copies, "bring_live", root=target.root, volume=context.layout().volume)
+            bring_live(target.host, target.root, context.layout().volume)
             target.host.call(pg_data, "mark", base=context.path(target, copies.PARKED), facts={})
 
         return context.step(

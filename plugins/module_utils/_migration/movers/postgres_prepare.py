@@ -22,6 +22,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.p
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.volumes import remove_volume
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import copies, pg_data
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.scram import fingerprint, verifier
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.stopping import bring_live
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Step, Tell, wait_until
 
 _SETTING = "max_slot_wal_keep_size"
@@ -121,7 +122,7 @@ class Preparation:
             if context.move.journal.before(f"volume:{volume}:{target.name}", lambda: True):
                 path = context.path(target, copies.PARKED)
                 target.host.call(pg_data, "wipe", base=path)
-                target.host.call(copies, "bring_live", root=target.root, volume=volume)
+                bring_live(target.host, target.root, volume)
             else:
                 remove_volume(target.host, volume)
             target.host.call(pg_data, "discard", base=context.path(target, copies.PARKED))

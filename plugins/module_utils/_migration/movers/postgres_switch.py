@@ -18,6 +18,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.p
     position,
 )
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import copies, pg_data
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.stopping import bring_live
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Step, Tell, wait_until
 
 #: WAL since the last checkpoint that a stop still has to write out, bytes; below it a stop takes no time.
@@ -84,7 +85,7 @@ class Switch:
                 return
             parked = context.path(source, copies.PARKED)
             source.host.call(pg_data, "may_lead", base=parked, relative=layout.relative)
-            source.host.call(copies, "bring_live", root=source.root, volume=layout.volume)
+            bring_live(source.host, source.root, layout.volume)
             source.host.call(pg_data, "mark", base=parked, facts={})
 
         title = "park the source's data: nothing more can start on it"
@@ -231,7 +232,7 @@ class Switch:
         def bring(_tell: Tell) -> None:
             if context.paths(target)["state"] == copies.PARKED and not self._is_promoted():
                 raise MoveError("not_promoted", f"the copy on {target.name} was not promoted: run switch again")
-            target.host.call(copies, "bring_live", root=target.root, volume=context.layout().volume)
+            bring_live(target.host, target.root, context.layout().volume)
             target.host.call(pg_data, "mark", base=context.path(target, copies.PARKED), facts={})
 
         return context.step(

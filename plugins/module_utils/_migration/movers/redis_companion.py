@@ -24,7 +24,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers i
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Place
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.redis_servers import Info, Servers
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.volumes import move_id, require_room
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.stopping import containers_on
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.stopping import containers_on, end_orphans
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Step, Tell
 
 #: A copy that comes no nearer for so long is stuck, in seconds. Longer than a replica's own repl-timeout: for that long
@@ -108,6 +108,7 @@ class Companion:
 
     def wait_for_link(self, tell: Tell) -> None:
         """Wait until it follows, for as long as it comes nearer."""
+        end_orphans(self.place.host, self.place.root, [self.servers.volume.name])
         began, moved, seen = time.monotonic(), time.monotonic(), ""
         while True:
             now, (info, silent) = time.monotonic(), self._look()

@@ -14,7 +14,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host imp
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.model import Part
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.base import Move, Place
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import copies
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.stopping import containers_on
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.stopping import bring_live, containers_on
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Step
 
 #: What must stay free on a file system that a copy is made on.
@@ -275,7 +275,7 @@ class Volume:
 
     def _unpark(self, place: Place) -> None:
         if self.look(place)["state"] == copies.PARKED:
-            place.host.call(copies, "bring_live", root=place.root, volume=self.name)
+            bring_live(place.host, place.root, self.name)
 
     def _bring_live(self, place: Place) -> None:
         found = self.look(place)
@@ -283,7 +283,7 @@ class Volume:
             raise MoveError(
                 "foreign_copy", f"{found['parked']} on {place.name} is not this move's copy", path=found["parked"]
             )
-        place.host.call(copies, "bring_live", root=place.root, volume=self.name)
+        bring_live(place.host, place.root, self.name)
 
     def _call(self, place: Place, function: str, timeout: float = 60) -> None:
         arguments = {"root": place.root, "volume": self.name, "unit": self.move.unit.name, "move": move_id(self.move)}

@@ -1,17 +1,21 @@
 # Copyright: Even Keel contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The containers of a Swarm service on this host, asked of its engine directly; and images.
+"""The containers of a Swarm service on this host, asked of its engine directly, and those it forgot; and images.
 
 Standard library only: its source is sent to the host. The engine answers in milliseconds; each start of its command
 line takes a tenth of a second, and a switch asks often.
 """
 
+import contextlib
 import http.client
 import json
 import os
+import re
 import select
+import signal
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,11 @@ DOCKER_SOCKET = "/var/run/docker.sock"
 _SERVICE = "com.docker.swarm.service.name"
 #: Beyond the grace: what the engine takes to kill and to answer.
 _ANSWER_SECONDS = 30
+_PROC = Path("/proc")
+#: In the name of a container's control group.
+_ID = re.compile(r"[0-9a-f]{64}")
+#: Within this time an engine knows of a container that it starts, or ends one that it found at its own start.
+_MOMENT = 5.0
 
 
 class _Engine(http.client.HTTPConnection):
@@ -43,6 +52,76 @@ def image_ids(service: str) -> list[str]:
 def mounting(volumes: list[str]) -> "dict[str, str]":
     """Return id -> name of the running containers that have one of the volumes, or directories, mounted."""
     return {each["Id"]: each["Names"][0].lstrip("/") for each in _running({"volume": volumes})}
+
+
+def end_orphans(directories: list[str]) -> "list[str]":
+    """Kill the containers that have one of the directories mounted but are none that runs to the engine; returns ids.
+
+    An engine that was killed while it started a container forgets that one: it goes on with its data, Swarm starts
+    another beside it, and no command of the engine reaches it (seen on Docker 26.1). Raises OSError if one stays.
+    """
+    deadline = time.monotonic() + _MOMENT
+    while found := orphans(directories):
+        if time.monotonic() > deadline:
+            for container in found:
+                _kill(container)
+            return found
+        time.sleep(0.2)
+    return []
+
+
+def orphans(directories: list[str]) -> "list[str]":
+    """Return the ids of what end_orphans would kill, and for a moment of those that are just starting or ending."""
+    return sorted(each for each in _having(directories) if not _look(each).get("State", {}).get("Running"))
+
+
+def _having(directories: list[str]) -> "set[str]":
+    """Return the ids of the containers that have one of the directories, or a part of one, mounted: as the kernel says.
+
+    The processes of a container share their mounts, so one of them tells.
+    """
+    found, seen = set(), {(_PROC / "self/ns/mnt").readlink()}
+    for process in (each for each in _PROC.iterdir() if each.name.isdigit()):
+        with contextlib.suppress(OSError):  # it has just ended
+            space = (process / "ns/mnt").readlink()
+            if space in seen:
+                continue
+            container = _ID.search((process / "cgroup").read_text(encoding="utf-8"))
+            if container and any(_has(process, directory) for directory in directories):
+                found.add(container.group())
+            seen.add(space)
+    return found
+
+
+def _has(process: Path, directory: str) -> bool:
+    # What the kernel shows of a mount's origin begins at its file system's own root: its end is that of the directory.
+    end = "".join(f"/{part}" for part in Path(directory).parts[-3:]) + "/"
+    for line in (process / "mountinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+        origin, at = line.split()[3:5]
+        _before, there, below = f"{origin}/".partition(end)
+        with contextlib.suppress(OSError):
+            # Another engine, such as Podman, has volumes of the same name elsewhere.
+            if there and Path(directory, below).samefile(f"{process}/root{_unescaped(at)}"):
+                return True
+    return False
+
+
+def _unescaped(path: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), path)
+
+
+def _kill(container: str) -> None:
+    handles = [_handle(container, int(each.name)) for each in _PROC.iterdir() if each.name.isdigit()]
+    try:
+        for handle in filter(None, handles):
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+        for handle in filter(None, handles):
+            if not select.select([handle], [], [], _ANSWER_SECONDS)[0]:
+                raise OSError(f"the container {container}, which the engine does not know, does not end")
+    finally:
+        for handle in filter(None, handles):
+            os.close(handle)
 
 
 def starts(service: str, since: float, until: float) -> list[str]:

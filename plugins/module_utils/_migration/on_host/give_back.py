@@ -24,7 +24,8 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._engine import Engi
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.errors import MoveError
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import Host, LocalHost, SshHost
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.journal import Journal, exclusive
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import containers, copies
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import containers
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.stopping import bring_live
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import wait_until
 
 UNITS = Path("/etc/systemd/system")
@@ -139,7 +140,7 @@ def _place(wanted: Mapping[str, Json], name: str) -> tuple[Host, str]:
 def _undo(wanted: Mapping[str, Json], action: Mapping[str, str]) -> None:
     host, root = _place(wanted, action["node"])
     if action["do"] == "bring_live":
-        host.call(copies, "bring_live", root=root, volume=action["volume"])
+        bring_live(host, root, action["volume"])
     elif action["do"] == "remove_file":
         host.run(["rm", "-f", "--", action["path"]])
     else:
