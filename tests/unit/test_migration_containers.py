@@ -19,6 +19,7 @@ from typing import Any, cast
 
 import pytest
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration import stopping
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.journal import Journal
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import containers
 
 SERVICE = "com.docker.swarm.service.name"
@@ -171,7 +172,8 @@ def test_who_has_a_directory_is_asked_of_the_kernel(tmp_path: Path, monkeypatch:
     kernel.add("11", "1", f"/system.slice/docker-{FORGOTTEN}.scope", {"/var/lib/a b": parked})
     kernel.add("20", "2", f"/docker/{KNOWN}", {"/data": live})
     kernel.add("30", "3", f"/machine.slice/libpod-{PODMANS}.scope", {"/data": theirs})
-    kernel.add("40", "4", f"/docker/{DEEPER}", {"/data": part})
+    kernel.add("31", "31", f"/machine.slice/libpod-{PODMANS}.scope/container", {"/data": live})
+    kernel.add("40", "4", f"/docker/{DEEPER}/init", {"/data": part})
     kernel.add("50", "5", f"/docker/{'e' * 64}", {"/data": other})
     kernel.add("60", "6", "/user.slice", {"/data": live})
     (kernel.proc / "70").mkdir()  # has just ended
@@ -215,18 +217,22 @@ def test_a_forgotten_containers_processes_are_killed_and_seen_to_end(
         assert process.wait(5) == -9
 
 
-def test_data_go_live_when_no_forgotten_container_has_them() -> None:
+def test_data_go_live_when_no_forgotten_container_has_them(tmp_path: Path) -> None:
     asked: list[tuple[str, Any]] = []
 
     class Host:
+        name = "kvm2"
+
         def call(self, _module: Any, function: str, **arguments: Any) -> Any:
             asked.append((function, arguments))
-            return []
+            return [FORGOTTEN] if function == "end_orphans" else []
 
-    stopping.bring_live(cast("Any", Host()), "/docker", "db")
+    journal = Journal("shop", "switch", tmp_path)
+    stopping.bring_live(journal, cast("Any", Host()), "/docker", "db")
     directories = ["/docker/volumes/db/_data", "/docker/evenkeel/db/data"]
     assert asked == [
         ("end_orphans", {"directories": directories}),
         ("bring_live", {"root": "/docker", "volume": "db"}),
     ]
+    assert journal.last("orphans_ended", node="kvm2", volumes=["db"], containers=[FORGOTTEN])
     assert stopping.orphans(cast("Any", Host()), "/docker", []) == []

@@ -189,7 +189,7 @@ def test_a_replica_that_is_stuck_says_why_it_tells_nothing(
         raise MoveError("call_failed", "the server wants a password")
 
     servers = SimpleNamespace(
-        move=SimpleNamespace(cluster=None),
+        move=SimpleNamespace(cluster=None, journal=None),
         part=SimpleNamespace(service="cache"),
         volume=SimpleNamespace(name="data", path=lambda _place: "/parked"),
         companion=lambda _place: "evenkeel-cache",

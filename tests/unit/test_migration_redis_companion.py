@@ -32,7 +32,7 @@ class Everything:
 
     def __init__(self, host: Host, answer: dict[str, str] | MoveError) -> None:
         self.host, self.answer = host, answer
-        self.move = self.cluster = self.unit = self.volume = self.target = self
+        self.move = self.journal = self.cluster = self.unit = self.volume = self.target = self
         self.source = type("Place", (), {"name": "kvm4"})
         self.left: list[str] = []
 

@@ -504,9 +504,9 @@ _FAILED = ("failed", "rejected")
 
 def _end_orphans(move: Move, service: str, place: Place, tell: Tell) -> None:
     """End what runs on a service's data beside the containers that Docker knows: it was killed when it started them."""
-    ended = end_orphans(place.host, place.root, list(named_volumes(move.cluster.service(service)["Spec"])))
+    volumes = list(named_volumes(move.cluster.service(service)["Spec"]))
+    ended = end_orphans(move.journal, place.host, place.root, volumes)
     if ended:
-        move.journal.write("orphans_ended", service=service, node=place.name, containers=ended)
         names = ", ".join(each[:12] for each in ended)
         tell(text=f"ended on {place.name}, as Docker had forgotten that it runs: {names}")
 

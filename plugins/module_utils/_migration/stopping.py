@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.host import Host
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.journal import Journal
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.on_host import containers, copies
 
 # Beyond the grace: what the engine takes to kill and to answer, and the way there.
@@ -43,13 +44,16 @@ def stop_containers(host: Host, service: str, grace: float) -> bool:
     return not set(stopped["left"]) - _ended
 
 
-def end_orphans(host: Host, root: str, volumes: Sequence[str]) -> list[str]:
+def end_orphans(journal: Journal, host: Host, root: str, volumes: Sequence[str]) -> list[str]:
     """Kill the containers that an engine has forgotten with a volume's data, live or parked; returns their ids.
 
     `root`: the engine's directory. Neither the engine nor Swarm would ever end one, and what is started on the same
     data would have it for company.
     """
-    return _orphans(host, "end_orphans", root, volumes)
+    ended = _orphans(host, "end_orphans", root, volumes)
+    if ended:
+        journal.write("orphans_ended", node=host.name, volumes=list(volumes), containers=ended)
+    return ended
 
 
 def orphans(host: Host, root: str, volumes: Sequence[str]) -> list[str]:
@@ -62,7 +66,7 @@ def _orphans(host: Host, function: str, root: str, volumes: Sequence[str]) -> li
     return list(host.call(containers, function, directories=directories)) if directories else []
 
 
-def bring_live(host: Host, root: str, volume: str) -> None:
+def bring_live(journal: Journal, host: Host, root: str, volume: str) -> None:
     """Put a volume's parked data where containers find it, once no forgotten container has it."""
-    end_orphans(host, root, [volume])
+    end_orphans(journal, host, root, [volume])
     host.call(copies, "bring_live", root=root, volume=volume)

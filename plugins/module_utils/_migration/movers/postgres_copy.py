@@ -210,7 +210,7 @@ class Copy:
         there = context.move.cluster.find_service(wanted["Name"])
         if there is not None and _essence(there["Spec"]) != _essence(wanted):
             context.stop_companion(self.place)
-        end_orphans(self.place.host, self.place.root, [context.layout().volume])
+        end_orphans(context.move.journal, self.place.host, self.place.root, [context.layout().volume])
         start_companion(context.move.cluster, wanted)
 
     def _is_near(self) -> bool:

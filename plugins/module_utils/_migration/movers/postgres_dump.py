@@ -207,7 +207,7 @@ class DumpMover(PostgresMover):
             marker = context.look(target, copies.PARKED)["marker"]
             if not context.is_ours(marker) or not marker.get("restored"):
                 raise MoveError("not_restored", f"nothing was restored on {target.name}: run switch again")
-            bring_live(target.host, target.root, context.layout().volume)
+            bring_live(context.move.journal, target.host, target.root, context.layout().volume)
             target.host.call(pg_data, "mark", base=context.path(target, copies.PARKED), facts={})
 
         return context.step(

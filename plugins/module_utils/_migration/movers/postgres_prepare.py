@@ -122,7 +122,7 @@ class Preparation:
             if context.move.journal.before(f"volume:{volume}:{target.name}", lambda: True):
                 path = context.path(target, copies.PARKED)
                 target.host.call(pg_data, "wipe", base=path)
-                bring_live(target.host, target.root, volume)
+                bring_live(context.move.journal, target.host, target.root, volume)
             else:
                 remove_volume(target.host, volume)
             target.host.call(pg_data, "discard", base=context.path(target, copies.PARKED))

@@ -85,7 +85,7 @@ class Switch:
                 return
             parked = context.path(source, copies.PARKED)
             source.host.call(pg_data, "may_lead", base=parked, relative=layout.relative)
-            bring_live(source.host, source.root, layout.volume)
+            bring_live(context.move.journal, source.host, source.root, layout.volume)
             source.host.call(pg_data, "mark", base=parked, facts={})
 
         title = "park the source's data: nothing more can start on it"
@@ -232,7 +232,7 @@ class Switch:
         def bring(_tell: Tell) -> None:
             if context.paths(target)["state"] == copies.PARKED and not self._is_promoted():
                 raise MoveError("not_promoted", f"the copy on {target.name} was not promoted: run switch again")
-            bring_live(target.host, target.root, context.layout().volume)
+            bring_live(context.move.journal, target.host, target.root, context.layout().volume)
             target.host.call(pg_data, "mark", base=context.path(target, copies.PARKED), facts={})
 
         return context.step(

@@ -108,7 +108,7 @@ class Companion:
 
     def wait_for_link(self, tell: Tell) -> None:
         """Wait until it follows, for as long as it comes nearer."""
-        end_orphans(self.place.host, self.place.root, [self.servers.volume.name])
+        end_orphans(self.servers.move.journal, self.place.host, self.place.root, [self.servers.volume.name])
         began, moved, seen = time.monotonic(), time.monotonic(), ""
         while True:
             now, (info, silent) = time.monotonic(), self._look()

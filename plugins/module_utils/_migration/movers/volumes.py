@@ -275,7 +275,7 @@ class Volume:
 
     def _unpark(self, place: Place) -> None:
         if self.look(place)["state"] == copies.PARKED:
-            bring_live(place.host, place.root, self.name)
+            bring_live(self.move.journal, place.host, place.root, self.name)
 
     def _bring_live(self, place: Place) -> None:
         found = self.look(place)
@@ -283,7 +283,7 @@ class Volume:
             raise MoveError(
                 "foreign_copy", f"{found['parked']} on {place.name} is not this move's copy", path=found["parked"]
             )
-        bring_live(place.host, place.root, self.name)
+        bring_live(self.move.journal, place.host, place.root, self.name)
 
     def _call(self, place: Place, function: str, timeout: float = 60) -> None:
         arguments = {"root": place.root, "volume": self.name, "unit": self.move.unit.name, "move": move_id(self.move)}

@@ -26,8 +26,8 @@ _SERVICE = "com.docker.swarm.service.name"
 #: Beyond the grace: what the engine takes to kill and to answer.
 _ANSWER_SECONDS = 30
 _PROC = Path("/proc")
-#: In the name of a container's control group.
-_ID = re.compile(r"[0-9a-f]{64}")
+#: Docker's names of a container's control group: those of other engines have other words before the id.
+_ID = re.compile(r"(?:/|docker-)([0-9a-f]{64})(?:\.scope)?(?:/|$)", re.MULTILINE)
 #: Within this time an engine knows of a container that it starts, or ends one that it found at its own start.
 _MOMENT = 5.0
 
@@ -76,9 +76,9 @@ def orphans(directories: list[str]) -> "list[str]":
 
 
 def _having(directories: list[str]) -> "set[str]":
-    """Return the ids of the containers that have one of the directories, or a part of one, mounted: as the kernel says.
+    """Return the ids of Docker's containers that have one of the directories, or a part of one, mounted.
 
-    The processes of a container share their mounts, so one of them tells.
+    As the kernel says. The processes of a container share their mounts, so one of them tells.
     """
     found, seen = set(), {(_PROC / "self/ns/mnt").readlink()}
     for process in (each for each in _PROC.iterdir() if each.name.isdigit()):
@@ -88,7 +88,7 @@ def _having(directories: list[str]) -> "set[str]":
                 continue
             container = _ID.search((process / "cgroup").read_text(encoding="utf-8"))
             if container and any(_has(process, directory) for directory in directories):
-                found.add(container.group())
+                found.add(container[1])
             seen.add(space)
     return found
 

@@ -55,7 +55,7 @@ def give_back(instructions: Path, verb: str = "deadline") -> bool:
         return False
     wait_for_strays(wanted)
     for action in wanted["undo"]:
-        _undo(wanted, action)
+        _undo(journal, wanted, action)
     _lease(wanted)
     for name, replicas in wanted["services"].items():
         _wake(wanted, name, replicas)
@@ -137,10 +137,10 @@ def _place(wanted: Mapping[str, Json], name: str) -> tuple[Host, str]:
     return LocalHost(name) if ssh is None else SshHost(name, ssh["options"], ssh["destination"]), where["root"]
 
 
-def _undo(wanted: Mapping[str, Json], action: Mapping[str, str]) -> None:
+def _undo(journal: Journal, wanted: Mapping[str, Json], action: Mapping[str, str]) -> None:
     host, root = _place(wanted, action["node"])
     if action["do"] == "bring_live":
-        bring_live(host, root, action["volume"])
+        bring_live(journal, host, root, action["volume"])
     elif action["do"] == "remove_file":
         host.run(["rm", "-f", "--", action["path"]])
     else:
