@@ -178,10 +178,26 @@ def test_who_has_a_directory_is_asked_of_the_kernel(tmp_path: Path, monkeypatch:
     kernel.add("60", "6", "/user.slice", {"/data": live})
     (kernel.proc / "70").mkdir()  # has just ended
     monkeypatch.setattr(containers, "_PROC", kernel.proc)
+    monkeypatch.setattr(containers, "_listed_as_running", lambda: {"1" * 64})
     monkeypatch.setattr(containers, "_look", lambda each: {"State": {"Running": True}} if each == KNOWN else {})
     assert containers._having([str(live), str(parked)]) == {FORGOTTEN, KNOWN, DEEPER}
     assert containers.orphans([str(live), str(parked)]) == [DEEPER, FORGOTTEN]
     assert containers.orphans([str(other), str(tmp_path / "none/of/these")]) == ["e" * 64]
+
+
+def test_one_that_ends_meanwhile_is_no_orphan_and_one_that_is_listed_is_not_asked(monkeypatch: Any) -> None:
+    """Asked for a container that is just ending, the engine answers late; a switch would wait for that."""
+    having, asked = [{KNOWN, DEEPER}, {KNOWN}], list[str]()
+
+    def look(container: str) -> dict[str, Any]:
+        asked.append(container)
+        return {}
+
+    monkeypatch.setattr(containers, "_having", lambda _directories: having.pop(0))
+    monkeypatch.setattr(containers, "_request", lambda *_arguments: (200, json.dumps([{"Id": KNOWN}]).encode()))
+    monkeypatch.setattr(containers, "_look", look)
+    assert containers.orphans(["/d"]) == []
+    assert asked == [DEEPER]
 
 
 def test_one_that_the_engine_comes_to_know_is_no_orphan_and_others_are_killed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,6 +205,7 @@ def test_one_that_the_engine_comes_to_know_is_no_orphan_and_others_are_killed(mo
     killed: list[str] = []
     monkeypatch.setattr(containers, "_MOMENT", 0.5)
     monkeypatch.setattr(containers, "_having", lambda _directories: {FORGOTTEN})
+    monkeypatch.setattr(containers, "_listed_as_running", set)
     monkeypatch.setattr(containers, "_kill", killed.append)
 
     def look(_container: str) -> dict[str, dict[str, bool]]:

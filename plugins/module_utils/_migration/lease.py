@@ -303,8 +303,7 @@ def stop(move: Move, service: str) -> Step:
         remember_running(move, image_of(move.cluster.service(service)["Spec"]), service)
         tell(text=f"{service} has {grace:g} s to stop by itself")
         wait_until(none_left, grace + STOP_MARGIN, f"{service} to stop", every=0.05)
-        for place in places:
-            _end_orphans(move, service, place, tell)
+        _end_orphans(move, service, places, tell)
         nonlocal tried
         tried = True
 
@@ -378,7 +377,7 @@ def start(move: Move, service: str, place: Place) -> Step:
         _let_start(move, service, place, known)
         tell(text=f"{service} is starting on {place.name}")
         _wait_for_start(move, service, place, earlier)
-        _end_orphans(move, service, place, tell)
+        _end_orphans(move, service, [place], tell)
 
     return Step(
         id=_id(move, service, f"start-{place.name}"),
@@ -502,13 +501,14 @@ def _wait_for_start(move: Move, service: str, place: Place, earlier: frozenset[s
 _FAILED = ("failed", "rejected")
 
 
-def _end_orphans(move: Move, service: str, place: Place, tell: Tell) -> None:
+def _end_orphans(move: Move, service: str, places: Iterable[Place], tell: Tell) -> None:
     """End what runs on a service's data beside the containers that Docker knows: it was killed when it started them."""
     volumes = list(named_volumes(move.cluster.service(service)["Spec"]))
-    ended = end_orphans(move.journal, place.host, place.root, volumes)
-    if ended:
-        names = ", ".join(each[:12] for each in ended)
-        tell(text=f"ended on {place.name}, as Docker had forgotten that it runs: {names}")
+    for place in places:
+        ended = end_orphans(move.journal, place.host, place.root, volumes)
+        if ended:
+            names = ", ".join(each[:12] for each in ended)
+            tell(text=f"ended on {place.name}, as Docker had forgotten that it runs: {names}")
 
 
 def _wait_for_strays(move: Move, services: Mapping[str, Spec]) -> None:
