@@ -261,6 +261,9 @@ class Database(Model):
         if self.world.at[self.source] == "parked":
             self.world.move_data(self.source, "live")
 
+    def meanwhile(self) -> Sequence[Step]:
+        return []
+
     def stopped(self) -> Sequence[Step]:
         world = self.world
         end = lambda: world.do(lambda: world.follows.discard(self.target))  # noqa: E731

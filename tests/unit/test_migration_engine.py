@@ -24,7 +24,7 @@ from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.movers.b
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.phase import Phase
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.setting import Setting
 from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.tools import Tools
-from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Step, flat
+from ansible_collections.evenkeel.swarm.plugins.module_utils._migration.walk import Step, Together, flat
 
 THERE, BACK = ("kvm4", "kvm2"), ("kvm2", "kvm4")
 
@@ -133,6 +133,14 @@ def test_data_is_parked_while_it_is_still_in_use(switch: Engine) -> None:
     mine = ("settle db", "park db", "withdraw", "stop db", "stopped db")
     assert tuple(each for each in order if each in mine) == mine
     assert order.index("park media") < order.index("stopped media")
+
+
+def test_what_would_lengthen_an_outage_is_done_while_the_services_stop(switch: Engine) -> None:
+    stages = switch._order(*moved(switch, [])).up_to_the_intent()
+    together = [stage.lanes for stage in stages if isinstance(stage, Together)]
+    side_by_side = [[[each.id for each in flat(lane)] for lane in lanes] for lanes in together]
+    [lanes] = [each for each in side_by_side if ["stop db", "stopped db"] in each]
+    assert ["meanwhile db"] in lanes
 
 
 def test_data_comes_back_to_life_after_containers_that_stop(switch: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,13 +55,14 @@ class Order:
         yield lanes([*settled, *([*mover.park(), *mover.stopped()] for mover in still)])
         yield lanes(mover.park() for mover in self.movers.values() if mover not in still)
         yield self.setting.tools.lease.withdraw(self.move)
-        yield lanes(
+        stopped = [
             [
                 self.setting.tools.lease.stop(self.move, service),
                 *(stage for mover in self._own(service) for stage in mover.stopped()),
             ]
             for service in with_state(self.parts)
-        )
+        ]
+        yield lanes([*stopped, *(mover.meanwhile() for mover in self.movers.values())])
         yield lanes(mover.stopped() for mover in in_use)
         yield self._claim()
 

@@ -91,8 +91,8 @@ class Facts:
 class Mover(ABC):
     """Moves one part. Every list of stages may be walked again at any time; what is so already is probed and left.
 
-    Order in a switch: consumers drained and off; settle(); park(); lease off, service stopped; stopped(); the
-    promotion's intent; lease to the target; take_over(), service started there, verify(); consumers on; follow().
+    Order in a switch: consumers drained and off; settle(); park(); lease off, service stopped (meanwhile()); stopped();
+    the promotion's intent; lease to the target; take_over(), service started there, verify(); consumers on; follow().
     Parts don't wait for each other from their stop to the intent, nor from it to their verify(). Files that only
     consumers use are parked, copied and proved while databases still take writes.
     """
@@ -131,6 +131,10 @@ class Mover(ABC):
         From here on nothing else can start on the data, so a redeploy while the service is stopping can't put a second
         container on it. What holds writes back comes last in here, as it is an outage. Then the lease is withdrawn.
         """
+        return ()
+
+    def meanwhile(self) -> Sequence[Stage]:
+        """While the services stop: what would lengthen the outage after that, and needs no undo."""
         return ()
 
     def stopped(self) -> Sequence[Stage]:

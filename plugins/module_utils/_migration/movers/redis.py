@@ -147,6 +147,11 @@ class RedisMover(Mover):
         parked = self.servers.volume.park_source()
         return [parked, begin, caught_up, Together([[save_target, end], [save_source], [quick]])]
 
+    def meanwhile(self) -> Sequence[Stage]:
+        """See the replica's end, which has all on disk: it was told to, but by itself Swarm takes seconds for that."""
+        target, companion = self.move.target, self.companion
+        return [self._step("companion-end", "end the replica", target, companion.gone, self._end_companion)]
+
     def stopped(self) -> Sequence[Stage]:
         """Prove that nothing was written since, and that the copy on disk is complete."""
         source, target = self.move.source, self.move.target
@@ -154,9 +159,7 @@ class RedisMover(Mover):
             "pause-held", "see that writes were paused until the end", source, self.pause.refuse_not_held
         )
         gate = self._check("gate", "see that the copy on disk has every write", target, self.pause.refuse_incomplete)
-        # It was told to before; by itself Swarm takes seconds for that.
-        ended = self._step("companion-end", "end the replica", target, self.companion.gone, self._end_companion)
-        return [Together([[self.servers.volume.unused()], [held], [gate, ended]])]
+        return [Together([[self.servers.volume.unused()], [held], [gate]])]
 
     def undo_on_hosts(self) -> Sequence[Mapping[str, Any]]:
         """Bring the source's volume live again."""
